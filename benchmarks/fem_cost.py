@@ -1,0 +1,140 @@
+"""What a finite-element forward solve and its gradient cost beside the bare sum of their parts.
+
+Darcy flow with a log-diffusivity field on 33 x 33 nodes, P1, one thread. One forward and backward pass through
+``FEMProblem`` is timed against the six operations that it cannot do without, called directly on dolfinx and PETSc
+with everything allocated beforehand. Pass level: ratio at most 1.3.
+
+    python benchmarks/fem_cost.py [--repeats 300]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the linear algebra libraries load
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from _store import store
+
+from physzoo.physics.fem import FEMProblem, require_dolfinx
+
+PASS_LEVEL = 1.3
+CELLS = 32
+
+
+def darcy(quadrature_degree: int = 2):
+    """The form, its state, its parameter and its boundary condition."""
+    require_dolfinx()
+    import ufl
+    from dolfinx import fem, mesh
+    from mpi4py import MPI
+
+    square = mesh.create_unit_square(MPI.COMM_SELF, CELLS, CELLS)
+    space = fem.functionspace(square, ("P", 1))
+    u, log_k, v = fem.Function(space), fem.Function(space), ufl.TestFunction(space)
+    dx = ufl.Measure("dx", square, metadata={"quadrature_degree": quadrature_degree})
+    form = ufl.exp(log_k) * ufl.dot(ufl.grad(u), ufl.grad(v)) * dx - v * dx
+    square.topology.create_connectivity(1, 2)
+    boundary = fem.locate_dofs_topological(space, 1, mesh.exterior_facet_indices(square.topology))
+    return form, u, log_k, fem.dirichletbc(0.0, boundary, space)
+
+
+def bare_parts(field: np.ndarray) -> dict[str, Callable[[], object]]:
+    """The operations of one solve and gradient, each as one call without arguments."""
+    import ufl
+    from dolfinx import fem
+    from petsc4py import PETSc
+
+    form, u, log_k, condition = darcy()
+    space = u.function_space
+    log_k.x.array[:] = field
+    weight = fem.Function(space)
+    vector_form = fem.form(form)
+    matrix_form = fem.form(ufl.derivative(form, u))
+    (test,) = form.arguments()
+    gradient_form = fem.form(ufl.derivative(ufl.replace(form, {test: weight}), log_k, ufl.TestFunction(space)))
+    matrix = fem.create_matrix(matrix_form)
+    pointers, columns = matrix.indptr.astype(np.int32), matrix.indices
+    size = (field.size, field.size)
+    shared = PETSc.Mat().createAIJWithArrays(size, (pointers, columns, matrix.data), comm=PETSc.COMM_SELF)
+    preconditioner = PETSc.PC().create(PETSc.COMM_SELF)
+    preconditioner.setType("lu")
+    preconditioner.setFactorOrdering("nd")
+    preconditioner.setOperators(shared)
+    vector, gradient = np.zeros(field.size), np.zeros(field.size)
+    right, out = shared.createVecRight(), shared.createVecRight()
+
+    def assemble_matrix() -> None:
+        matrix.data[:] = 0.0
+        fem.assemble_matrix(matrix, matrix_form, [condition])
+        shared.stateIncrease()
+
+    def assemble_vector() -> None:
+        vector[:] = 0.0
+        fem.assemble_vector(vector, vector_form)
+
+    def assemble_gradient() -> None:
+        gradient[:] = 0.0
+        fem.assemble_vector(gradient, gradient_form)
+
+    assemble_matrix()
+    assemble_vector()
+    preconditioner.setUp()
+    right.array[:] = vector
+    return {
+        "assemble the matrix": assemble_matrix,
+        "assemble the vector": assemble_vector,
+        "factorise": preconditioner.setUp,
+        "solve": lambda: preconditioner.apply(right, out),
+        "solve transposed": lambda: preconditioner.applyTranspose(right, out),
+        "assemble the gradient": assemble_gradient,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=300)
+    repeats = parser.parse_args().repeats
+    torch.set_num_threads(1)
+    form, u, log_k, condition = darcy()
+    problem = FEMProblem(form, u, {"log_k": log_k}, [condition])
+    generator = torch.Generator().manual_seed(0)
+    field = 0.3 * torch.randn((CELLS + 1) ** 2, generator=generator, dtype=torch.float64)
+    z = field.clone().requires_grad_()
+    weights = torch.randn(problem.free_dofs.numel(), generator=generator, dtype=torch.float64)
+
+    def forward_and_gradient() -> None:
+        z.grad = None
+        (problem.solve(z) @ weights).backward()
+
+    calls = {"forward + gradient": forward_and_gradient, **bare_parts(field.numpy())}
+    times = {name: np.empty(repeats) for name in calls}
+    for repeat in range(-10, repeats):  # interleaved, so that a slow spell of the machine falls on all
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if repeat >= 0:
+                times[name][repeat] = time.perf_counter() - start
+    medians = {name: 1e3 * float(np.median(sample)) for name, sample in times.items()}
+    whole = medians.pop("forward + gradient")
+    parts = sum(medians.values())
+    print(f"{'operation':28s} median, ms   ({CELLS + 1} x {CELLS + 1} nodes, P1, {repeats} interleaved repeats)")
+    for name, value in medians.items():
+        print(f"{name:28s} {value:8.3f}")
+    print(f"{'sum of the parts':28s} {parts:8.3f}\n{'FEMProblem, both ways':28s} {whole:8.3f}")
+    print(f"{'ratio':28s} {whole / parts:8.3f}   (pass level {PASS_LEVEL})")
+    rows = [{"operation": name, "median_ms": value} for name, value in medians.items()]
+    rows += [
+        {"operation": "sum of the parts", "median_ms": parts},
+        {"operation": "FEMProblem, forward and gradient", "median_ms": whole},
+    ]
+    store("fem_cost", {"rows": rows, "ratio": whole / parts, "pass_level": PASS_LEVEL, "repeats": repeats})
+
+
+if __name__ == "__main__":
+    main()

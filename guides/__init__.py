@@ -1,0 +1,25 @@
+"""Families q(z | y): any Pyro model's latent sites become an amortised or flow-based guide."""
+
+from .amortize import AmortizedGuide, UnconstrainedSites, Whitening, amortize
+from .encoders import MLP, Attention, Convolution, Encoder, MaskedSet, Table
+from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow
+from .flows import Flow
+
+__all__ = [
+    "FAMILIES",
+    "MLP",
+    "AmortizedGuide",
+    "Attention",
+    "Convolution",
+    "Encoder",
+    "Flow",
+    "Gaussian",
+    "LowRank",
+    "MaskedSet",
+    "PlanarFlow",
+    "SplineFlow",
+    "Table",
+    "UnconstrainedSites",
+    "Whitening",
+    "amortize",
+]

@@ -1,0 +1,359 @@
+"""Amortised guides for any Pyro model: q(z | y) over the model's own latent sites, in their unconstrained space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from .encoders import ENCODERS, Encoder
+from .families import FAMILIES, Family
+from .sites import Data, latent_sites, observed_sites, plate_nesting, prototype, simulate
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """The affine map u = loc + tril w from whitened to unconstrained coordinates, in the order of the model's sites."""
+
+    loc: Tensor
+    tril: Tensor
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Where a latent site lies in the flat unconstrained vector."""
+
+    name: str
+    support: Any
+    plates: tuple[tuple[str, int, int], ...]  # name, size, dim
+    batch: torch.Size
+    unconstrained: torch.Size
+    start: int
+
+    @property
+    def size(self) -> int:
+        return prod(self.unconstrained)
+
+
+class UnconstrainedSites:
+    """The model's latent sites as slices of one flat vector in unconstrained space.
+
+    Args:
+        model: a Pyro model.
+        example: its arguments for one data set; observed sites are those it conditions on.
+    """
+
+    def __init__(self, model: Callable[..., Any], example: Data) -> None:
+        trace = prototype(model, example)
+        self.nesting = plate_nesting(trace)
+        self.observed = tuple(observed_sites(trace))
+        self.blocks: list[_Block] = []
+        start = 0
+        for name, site in latent_sites(trace).items():
+            unconstrained = biject_to(site["fn"].support).inv(site["value"]).shape
+            plates = tuple((f.name, f.size, f.dim) for f in site["cond_indep_stack"] if f.vectorized)
+            block = _Block(name, site["fn"].support, plates, site["fn"].batch_shape, unconstrained, start)
+            self.blocks.append(block)
+            start += block.size
+        self.size = start
+
+    def constrain(self, flat: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Split (..., D) into constrained site values and log|det d value/d unconstrained| over each site's event.
+
+        Values have shape (..., *site batch, *site event), log determinants (..., *site batch).
+        """
+        values, ladjs = {}, {}
+        for block in self.blocks:
+            piece = flat[..., block.start : block.start + block.size].reshape(flat.shape[:-1] + block.unconstrained)
+            transform = biject_to(block.support)
+            value = transform(piece)
+            ladj = transform.log_abs_det_jacobian(piece, value)
+            values[block.name] = value
+            ladjs[block.name] = _sum_to(ladj, len(flat.shape) - 1 + len(block.batch))
+        return values, ladjs
+
+    def flatten(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Invert ``constrain``: site values -> flat (..., D) and the summed log|det d value/d unconstrained|, (...).
+
+        Raises:
+            ValueError: a latent site is missing.
+        """
+        pieces, total = [], None
+        for block in self.blocks:
+            if block.name not in values:
+                raise ValueError(f"values: got sites {sorted(values)}, expected also '{block.name}'")
+            transform = biject_to(block.support)
+            value = values[block.name]
+            piece = transform.inv(value)
+            outer = piece.ndim - len(block.unconstrained)
+            ladj = _sum_to(transform.log_abs_det_jacobian(piece, value), outer)
+            pieces.append(piece.flatten(outer) if block.unconstrained else piece.unsqueeze(-1))
+            total = ladj if total is None else total + ladj
+        if total is None:
+            raise ValueError("values: got no latent site, expected at least one")
+        return torch.cat(pieces, -1), total
+
+
+def _sum_to(value: Tensor, dims: int) -> Tensor:
+    return value.flatten(dims).sum(-1) if value.ndim > dims else value
+
+
+class AmortizedGuide(PyroModule):
+    """q(z | y): encoder, conditional family, whitening, then each site's own support.
+
+        c = encoder(y),  w ~ family(c),  u = loc + L w,  z_k = T_k(u_k)
+
+    with T_k the bijection from R^n to the support of site k, and log q carrying every log determinant. Call it with the
+    model's arguments, for one data set or for a batch inside a plate; it samples every latent site of the model.
+    Build it with ``amortize``.
+    """
+
+    loc: Tensor
+    tril: Tensor
+
+    def __init__(self, sites: UnconstrainedSites, encoder: Encoder | None, family: nn.Module, example: Data) -> None:
+        super().__init__()
+        self.sites = sites
+        self.encoder = encoder
+        self.family = family
+        self._ndim = {name: value.ndim for name, value in example.items() if isinstance(value, Tensor)}
+        self.register_buffer("loc", torch.zeros(sites.size))
+        self.register_buffer("tril", torch.eye(sites.size))
+        self.diagonal = True
+
+    def whiten(self, whitening: Whitening) -> AmortizedGuide:
+        """Set the affine map between whitened and unconstrained coordinates and return the guide.
+
+        Raises:
+            ValueError: the sizes do not fit the model, or the map is singular or not finite.
+        """
+        size = self.sites.size
+        if whitening.loc.shape != (size,) or whitening.tril.shape != (size, size):
+            got = (tuple(whitening.loc.shape), tuple(whitening.tril.shape))
+            raise ValueError(f"whitening: got shapes {got}, expected ({size},) and ({size}, {size})")
+        if not (torch.isfinite(whitening.loc).all() and torch.isfinite(whitening.tril).all() and (whitening.tril.diagonal() > 0).all()):
+            raise ValueError("whitening: got a map that is not finite or has a diagonal entry <= 0, expected a Cholesky factor")
+        self.loc.copy_(whitening.loc)
+        self.tril.copy_(whitening.tril)
+        self.diagonal = bool((whitening.tril.tril(-1) == 0).all())
+        return self
+
+    def density(self, data: Data) -> dist.TorchDistribution:
+        """Return q(w | y) in whitened coordinates, batch shape that of the data sets."""
+        if self.encoder is None:
+            context = self.loc.new_zeros((*self._outer(data), 0))
+        else:
+            context = self.encoder(**data).to(self.loc.dtype)
+        return self.family(context)
+
+    def forward(self, **data: Any) -> dict[str, Tensor]:
+        """Sample every latent site; return their values."""
+        density, nesting = self.density(data), self.sites.nesting
+        if density.batch_shape:
+            density = _unsqueezed(density, nesting)
+        w = pyro.sample("_latent", density, infer={"is_auxiliary": True})
+        if nesting and w.ndim > nesting:
+            w = w.reshape(w.shape[: w.ndim - 1 - nesting] + w.shape[-1:])
+        values, ladjs = self.sites.constrain(self._unwhiten(w))
+        log_scale = self.tril.diagonal().log().sum()
+        for block in self.sites.blocks:
+            log_density = -ladjs[block.name]
+            if block is self.sites.blocks[0]:
+                log_density = log_density - log_scale / prod(block.batch)
+            value = values[block.name]
+            with ExitStack() as stack:
+                for name, size, dim in block.plates:
+                    stack.enter_context(pyro.plate(name, size, dim=dim))
+                pad = nesting - len(block.batch)
+                if pad and value.ndim - len(block.unconstrained) > 0:
+                    value, log_density = _pad(value, log_density, pad, len(block.batch))
+                event = value.ndim - log_density.ndim
+                pyro.sample(block.name, dist.Delta(value, log_density=log_density, event_dim=event))
+        return values
+
+    def log_prob(self, values: Mapping[str, Tensor], data: Data) -> Tensor:
+        """Evaluate log q(z | y) at given constrained values.
+
+        Args:
+            values: latent site -> (..., *site shape), outer shape that of the data sets (or broadcasting with it).
+            data: the model's arguments.
+
+        Raises:
+            ValueError: a site is missing, or the family cannot score given values (planar).
+        """
+        flat, ladj = self.sites.flatten(values)
+        flat = flat.to(self.loc.dtype)
+        if self.diagonal:
+            w = (flat - self.loc) / self.tril.diagonal()
+        else:
+            w = torch.linalg.solve_triangular(self.tril, (flat - self.loc).unsqueeze(-1), upper=False).squeeze(-1)
+        return self.density(data).log_prob(w) - self.tril.diagonal().log().sum() - ladj.to(self.loc.dtype)
+
+    @torch.no_grad()
+    def sample(self, data: Data, draws: int) -> dict[str, Tensor]:
+        """Draw from q(z | y) without a trace or a model: site -> (draws, [B,] *site shape)."""
+        w = self.density(data).rsample(torch.Size((draws,)))
+        return self.sites.constrain(self._unwhiten(w))[0]
+
+    def _unwhiten(self, w: Tensor) -> Tensor:
+        if self.diagonal:
+            return self.loc + self.tril.diagonal() * w
+        return self.loc + w @ self.tril.mT
+
+    def _outer(self, data: Data) -> tuple[int, ...]:
+        for name, ndim in self._ndim.items():
+            value = data.get(name)
+            if isinstance(value, Tensor):
+                return tuple(value.shape[: value.ndim - ndim])
+        return ()
+
+
+def _unsqueezed(density: dist.TorchDistribution, nesting: int) -> dist.TorchDistribution:
+    if not nesting:
+        return density
+    return _Reshaped(density, nesting)
+
+
+class _Reshaped(dist.TorchDistribution):
+    """A distribution whose batch shape has ``nesting`` ones on the right: room for the model's own plates."""
+
+    arg_constraints = {}  # noqa: RUF012 (torch's own convention)
+    has_rsample = True
+
+    def __init__(self, base: dist.TorchDistribution, nesting: int) -> None:
+        self.base, self.nesting = base, nesting
+        super().__init__(base.batch_shape + (1,) * nesting, base.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> Any:
+        return self.base.support
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _Reshaped:
+        kept = torch.Size(batch_shape)[: len(batch_shape) - self.nesting]
+        return _Reshaped(self.base.expand(kept), self.nesting)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
+        self._inner = self.base.rsample(sample_shape)
+        self._outer = self._inner.reshape(self._inner.shape[:-1] + (1,) * self.nesting + self._inner.shape[-1:])
+        return self._outer
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        inner = self._inner if getattr(self, "_outer", None) is value else value.reshape(
+            value.shape[: value.ndim - 1 - self.nesting] + value.shape[-1:]
+        )
+        log_prob = self.base.log_prob(inner)
+        return log_prob.reshape(log_prob.shape + (1,) * self.nesting)
+
+
+def _pad(value: Tensor, log_density: Tensor, pad: int, batch: int) -> tuple[Tensor, Tensor]:
+    """Insert ``pad`` dimensions of one between the outer plates and a site's own plates."""
+    at = log_density.ndim - batch
+    shape = log_density.shape[:at] + (1,) * pad + log_density.shape[at:]
+    return value.reshape(shape + value.shape[log_density.ndim :]), log_density.reshape(shape)
+
+
+def amortize(
+    model: Callable[..., Any],
+    encoder: str | Encoder | type[Encoder] | None,
+    family: str | Family = "spline",
+    *,
+    example: Data,
+    whitening: Whitening | None = None,
+    simulations: int = 2048,
+    seed: int = 0,
+    **options: Any,
+) -> AmortizedGuide:
+    """Build q(z | y) for any Pyro model from its own latent sites.
+
+    The guide starts at the prior's moments in unconstrained space (from ``simulations`` draws of the prior predictive),
+    or at ``whitening`` where one is given. For one data set pass ``encoder=None``.
+
+    Args:
+        model: a Pyro model of one data set, called with the names in ``example``; an observed site has the name of the
+            argument that it conditions on.
+        encoder: "mlp", "convolution", "attention", "set", an ``Encoder`` (class or instance), or ``None``.
+        family: "diagonal", "low_rank", "full", "planar", "spline", or a callable (features, context) -> module that maps
+            a context (..., C) to a Pyro distribution over R^features.
+        example: the arguments of one data set (observed values, masks, covariates).
+        whitening: fixed affine map in unconstrained space, e.g. from ``physzoo.inference.laplace``.
+        simulations: prior-predictive draws for the standardisation; 0 leaves values as they are.
+        seed: seed of these draws and of the networks' initial weights; torch's generator is put back.
+        **options: passed to the family ("transforms=6", "tail=10.0", "rank=3", ...).
+
+    Returns:
+        A guide with the signature of the model; also ``log_prob(values, data)`` and ``sample(data, draws)``.
+
+    Raises:
+        ValueError: an unknown encoder or family; a model without latent sites, or with discrete ones.
+        TypeError: an encoder or family of another type.
+
+    Example:
+        >>> guide = amortize(model, "mlp", "spline", example={"y": y})  # doctest: +SKIP
+    """
+    from .sites import seeded
+
+    sites = UnconstrainedSites(model, example)
+    with seeded(seed):
+        net = _encoder(encoder, example)
+        build = _family(family)
+        density = build(sites.size, 0 if net is None else net.width, **options)
+    guide = AmortizedGuide(sites, net, density, example)
+    dtype = next((value.dtype for value in example.values() if isinstance(value, Tensor) and value.is_floating_point()), None)
+    if dtype is not None:
+        guide.to(dtype)
+    if whitening is None and simulations or net is not None and simulations:
+        _standardise(guide, model, example, simulations, seed, whitening)
+    if whitening is not None:
+        guide.whiten(whitening)
+    return guide
+
+
+def _encoder(encoder: Any, example: Data) -> Encoder | None:
+    if encoder is None or isinstance(encoder, Encoder):
+        return encoder
+    if isinstance(encoder, type) and issubclass(encoder, Encoder):
+        return encoder(example)
+    if isinstance(encoder, str):
+        if encoder not in ENCODERS:
+            raise ValueError(f"encoder: got '{encoder}', expected one of {', '.join(ENCODERS)}")
+        return ENCODERS[encoder](example)
+    raise TypeError(f"encoder: got {type(encoder).__name__}, expected a name, an Encoder or None")
+
+
+def _family(family: Any) -> Any:
+    if isinstance(family, str):
+        if family not in FAMILIES:
+            raise ValueError(f"family: got '{family}', expected one of {', '.join(FAMILIES)}")
+        return FAMILIES[family]
+    if not callable(family):
+        raise TypeError(f"family: got {type(family).__name__}, expected a name or a callable (features, context) -> module")
+    return family
+
+
+@torch.no_grad()
+def _standardise(
+    guide: AmortizedGuide, model: Callable[..., Any], example: Data, simulations: int, seed: int, whitening: Whitening | None
+) -> None:
+    given = {name: value for name, value in example.items() if name not in guide.sites.observed}
+    given.pop("mask", None)
+    draws = simulate(model, simulations, given, seed=seed, nesting=guide.sites.nesting)
+    if guide.encoder is not None:
+        guide.encoder.standardise({name: draws.get(name, _repeat(given.get(name))) for name in guide.encoder.names})
+    if whitening is None:
+        flat, _ = guide.sites.flatten(draws)
+        flat = flat[torch.isfinite(flat).all(-1)].to(guide.loc.dtype)
+        if len(flat) > 1:
+            guide.whiten(Whitening(flat.mean(0), torch.diag(flat.std(0).clamp_min(1e-8))))
+
+
+def _repeat(value: Any) -> Any:
+    return value.unsqueeze(0) if isinstance(value, Tensor) else value

@@ -1,0 +1,266 @@
+"""Encoders: data of any number of data sets -> a context vector for each.
+
+Every encoder is built from one example data set, takes the model's keyword arguments, and never mixes data sets. Values are
+standardised by buffers that ``amortize`` fills from the prior predictive; masked entries are replaced by zero and the
+mask itself is an input, so that a missing value and an average one differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .sites import Data
+
+MASK = "mask"
+
+
+class Encoder(nn.Module):
+    """Base class: standardised inputs and the shape of one data set.
+
+    Args:
+        example: the model's arguments for one data set; tensors only are encoded.
+        width: length C of the context.
+
+    Raises:
+        TypeError: ``example`` holds no tensor to encode.
+    """
+
+    def __init__(self, example: Data, width: int = 64) -> None:
+        super().__init__()
+        self.width = width
+        self.names = [name for name, value in example.items() if isinstance(value, Tensor) and name != MASK]
+        if not self.names:
+            raise TypeError(f"example: got {sorted(example)}, expected at least one tensor of data to encode")
+        self.shapes = {name: tuple(example[name].shape) for name in self.names}
+        self.masked = isinstance(example.get(MASK), Tensor)
+        if self.masked:
+            self.shapes[MASK] = tuple(example[MASK].shape)
+        for name in self.names:
+            self.register_buffer(f"{name}_mean", torch.zeros(self.shapes[name]))
+            self.register_buffer(f"{name}_scale", torch.ones(self.shapes[name]))
+
+    def standardise(self, draws: Data) -> None:
+        """Take means and standard deviations from (N, ...) draws of the data; infinite draws are left out."""
+        for name in self.names:
+            values = draws[name]
+            finite = torch.isfinite(values)
+            weight = finite.sum(0).clamp_min(2)
+            kept = torch.where(finite, values, torch.zeros_like(values))
+            mean = kept.sum(0) / weight
+            variance = torch.where(finite, (values - mean).square(), torch.zeros_like(values)).sum(0) / (weight - 1)
+            scale = variance.sqrt()
+            getattr(self, f"{name}_mean").copy_(mean)
+            getattr(self, f"{name}_scale").copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+
+    def inputs(self, data: Data) -> tuple[Tensor, Tensor | None]:
+        """Return the standardised values, flattened to (..., n), and the mask as numbers in the same shape, or None.
+
+        Raises:
+            ValueError: an argument is missing or has not the trailing shape of the example.
+        """
+        values, masks = [], []
+        for name in self.names:
+            value = data.get(name)
+            shape = self.shapes[name]
+            if not isinstance(value, Tensor) or tuple(value.shape[value.ndim - len(shape) :]) != shape:
+                got = tuple(value.shape) if isinstance(value, Tensor) else value
+                raise ValueError(f"{name}: got {got}, expected a tensor of shape (..., {', '.join(map(str, shape))})")
+            mean, scale = getattr(self, f"{name}_mean"), getattr(self, f"{name}_scale")
+            standard = ((value - mean) / scale).to(mean.dtype)
+            if self.masked:
+                mask = data[MASK] if data.get(MASK) is not None else torch.ones_like(value, dtype=torch.bool)
+                mask = mask.to(torch.bool).expand(value.shape)
+                standard = torch.where(mask, standard, torch.zeros_like(standard))
+                masks.append(mask.to(mean.dtype).flatten(value.ndim - len(shape)) if shape else mask.to(mean.dtype).unsqueeze(-1))
+            values.append(standard.flatten(value.ndim - len(shape)) if shape else standard.unsqueeze(-1))
+        return torch.cat(values, -1), torch.cat(masks, -1) if masks else None
+
+    def steps(self, data: Data) -> tuple[Tensor, Tensor | None]:
+        """Return the values as a sequence (..., T, channels) along the first axis of a data set, and a step mask (..., T)."""
+        flat, mask = self.inputs(data)
+        length = self.length()
+        sequence = self._by_step(flat)
+        if mask is None:
+            return sequence, None
+        by_step = self._by_step(mask)
+        return torch.cat([sequence, by_step], -1), by_step.reshape(*by_step.shape[:-2], length, -1).sum(-1) > 0
+
+    def length(self) -> int:
+        """Return the number T of steps along the first axis of the data.
+
+        Raises:
+            ValueError: the encoded tensors have different first axes.
+        """
+        lengths = {self.shapes[name][0] if self.shapes[name] else 1 for name in self.names}
+        if len(lengths) > 1:
+            raise ValueError(f"example: got first axes of length {sorted(lengths)}, expected one common length to encode along it")
+        return lengths.pop()
+
+    def channels(self) -> int:
+        """Return the number of channels a step, mask channels included."""
+        total = sum(torch.Size(self.shapes[name]).numel() for name in self.names) // self.length()
+        return total * (2 if self.masked else 1)
+
+    def _by_step(self, flat: Tensor) -> Tensor:
+        length, pieces, start = self.length(), [], 0
+        for name in self.names:
+            size = torch.Size(self.shapes[name]).numel()
+            pieces.append(flat[..., start : start + size].unflatten(-1, (length, -1)))
+            start += size
+        return torch.cat(pieces, -1)
+
+
+def mlp(sizes: Sequence[int]) -> nn.Sequential:
+    """Return linear layers of the given sizes with SiLU between them."""
+    layers: list[nn.Module] = []
+    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        layers += [nn.Linear(a, b)] if i == len(sizes) - 2 else [nn.Linear(a, b), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
+class MLP(Encoder):
+    """A multilayer perceptron of the flattened data: context = MLP([y * mask, mask])."""
+
+    def __init__(self, example: Data, width: int = 64, hidden: Sequence[int] = (128, 128)) -> None:
+        super().__init__(example, width)
+        size = sum(torch.Size(self.shapes[name]).numel() for name in self.names) * (2 if self.masked else 1)
+        self.net = mlp([size, *hidden, width])
+
+    def forward(self, **data: Tensor) -> Tensor:
+        """Return the context, (..., width)."""
+        values, mask = self.inputs(data)
+        return self.net(values if mask is None else torch.cat([values, mask], -1))
+
+
+class Convolution(Encoder):
+    """1D convolutions along the first axis of the data, then a perceptron of the flattened features."""
+
+    def __init__(self, example: Data, width: int = 64, features: int = 32, kernel: int = 5, layers: int = 3) -> None:
+        super().__init__(example, width)
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel: got {kernel}, expected an odd number")
+        sizes = [self.channels(), *([features] * layers)]
+        blocks: list[nn.Module] = []
+        for a, b in zip(sizes, sizes[1:], strict=False):
+            blocks += [nn.Conv1d(a, b, kernel, padding=kernel // 2), nn.SiLU()]
+        self.net = nn.Sequential(*blocks)
+        self.head = mlp([features * self.length(), 128, width])
+
+    def forward(self, **data: Tensor) -> Tensor:
+        """Return the context, (..., width)."""
+        sequence, _ = self.steps(data)
+        outer = sequence.shape[:-2]
+        features = self.net(sequence.reshape(-1, *sequence.shape[-2:]).mT)
+        return self.head(features.flatten(1)).reshape(*outer, self.width)
+
+
+class Attention(Encoder):
+    """Self-attention along the first axis of one data set, never across data sets; pooled over the observed steps.
+
+    Source: Vaswani et al., arXiv:1706.03762. Steps whose every value is masked are left out as keys and in the pool.
+    """
+
+    positions: Tensor
+
+    def __init__(self, example: Data, width: int = 64, features: int = 64, heads: int = 4, layers: int = 2) -> None:
+        super().__init__(example, width)
+        if features % heads:
+            raise ValueError(f"features: got {features}, expected a multiple of heads = {heads}")
+        where = torch.linspace(0, 1, self.length()).unsqueeze(-1)
+        waves = where * torch.pi * 2.0 ** torch.arange(4)
+        self.register_buffer("positions", torch.cat([where, waves.sin(), waves.cos()], -1))
+        self.embed = nn.Linear(self.channels() + self.positions.shape[-1], features)
+        layer = nn.TransformerEncoderLayer(features, heads, 2 * features, dropout=0.0, batch_first=True, norm_first=True)
+        self.net = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = mlp([features, 128, width])
+
+    def forward(self, **data: Tensor) -> Tensor:
+        """Return the context, (..., width)."""
+        sequence, present = self.steps(data)
+        outer = sequence.shape[:-2]
+        sequence = sequence.reshape(-1, *sequence.shape[-2:])
+        positions = self.positions.to(sequence.dtype).expand(len(sequence), -1, -1)
+        tokens = self.embed(torch.cat([sequence, positions], -1))
+        if present is None:
+            pooled = self.net(tokens).mean(-2)
+        else:
+            present = present.reshape(-1, present.shape[-1])
+            absent = ~present & present.any(-1, keepdim=True)  # an empty data set attends to its zeros instead of to nothing
+            weight = (~absent).to(tokens.dtype).unsqueeze(-1)
+            pooled = (self.net(tokens, src_key_padding_mask=absent) * weight).sum(-2) / weight.sum(-2)
+        return self.head(pooled).reshape(*outer, self.width)
+
+
+class MaskedSet(Encoder):
+    """A permutation-invariant encoder of scattered sensors: rho(sum_i mask_i phi(y_i, x_i), number observed).
+
+    Args:
+        example: one data set; its first axis runs over the sensors.
+        positions: (T, dim) sensor positions, or None for equally spaced ones.
+
+    Source: Zaheer et al., arXiv:1703.06114.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self, example: Data, width: int = 64, positions: Tensor | None = None, features: int = 128
+    ) -> None:
+        super().__init__(example, width)
+        where = torch.linspace(0, 1, self.length()) if positions is None else torch.as_tensor(positions).float()
+        where = where.reshape(len(where), -1)
+        if len(where) != self.length():
+            raise ValueError(f"positions: got {len(where)}, expected one for each of the {self.length()} sensors")
+        self.register_buffer("positions", where)
+        self.element = mlp([self.channels() + where.shape[-1], features, features])
+        self.head = mlp([features + 1, features, width])
+
+    def forward(self, **data: Tensor) -> Tensor:
+        """Return the context, (..., width)."""
+        sequence, present = self.steps(data)
+        positions = self.positions.to(sequence.dtype).expand(*sequence.shape[:-1], -1)
+        elements = self.element(torch.cat([sequence, positions], -1))
+        if present is None:
+            weight = torch.ones_like(elements[..., :1])
+        else:
+            weight = present.to(elements.dtype).unsqueeze(-1)
+        observed = weight.sum(-2)
+        pooled = (elements * weight).sum(-2) / observed.clamp_min(1.0)
+        return self.head(torch.cat([pooled, observed / self.length()], -1))
+
+
+class Table(Encoder):
+    """Free vectors, one for each data set of a fixed batch: one plated fit of many guides that are not amortised.
+
+    Args:
+        example: one data set (kept for the common signature; nothing of it is encoded).
+        sets: the number of data sets; later calls must bring all of them, in the same order.
+    """
+
+    def __init__(self, example: Data, width: int = 64, sets: int = 1) -> None:
+        super().__init__(example, width)
+        self.vectors = nn.Parameter(torch.zeros(sets, width))
+
+    def forward(self, **data: Tensor) -> Tensor:
+        """Return the context, (sets, width).
+
+        Raises:
+            ValueError: another number of data sets comes than the table holds.
+        """
+        first = self.names[0]
+        outer = tuple(data[first].shape[: data[first].ndim - len(self.shapes[first])])
+        if outer != (len(self.vectors),):
+            raise ValueError(f"{first}: got leading shape {outer}, expected ({len(self.vectors)},), the data sets of the table")
+        return self.vectors
+
+
+ENCODERS: dict[str, type[Encoder]] = {
+    "mlp": MLP,
+    "convolution": Convolution,
+    "attention": Attention,
+    "set": MaskedSet,
+    "table": Table,
+}

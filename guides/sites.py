@@ -1,0 +1,126 @@
+"""What a trace tells about a Pyro model: its sites, its plates, and draws of many data sets at once.
+
+A model is written for one data set with operations that broadcast. Particles and data sets are plates put around it,
+to the left of its own plates, so nothing in a model needs to know of batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+Data = Mapping[str, Any]
+PARTICLES, DATASETS = "particles", "datasets"
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Run a block from ``seed`` and put torch's CPU generator back afterwards; ``None`` leaves the generator alone."""
+    if seed is None:
+        yield
+        return
+    state = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def prototype(model: Callable[..., Any], data: Data | None = None, seed: int | None = 0) -> poutine.Trace:
+    """Trace one run of ``model(**data)`` under its prior and return the trace, plates left out."""
+    with seeded(seed), torch.no_grad(), poutine.block():
+        trace = poutine.trace(model).get_trace(**(data or {}))
+    return poutine.util.prune_subsample_sites(trace)
+
+
+def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+    """Return the latent sites of a model trace, name to site, in the order of the model.
+
+    Raises:
+        ValueError: there is no latent site, or one is discrete.
+    """
+    sites = {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("is_auxiliary")
+    }
+    if not sites:
+        raise ValueError("model: got a model without latent sites, expected at least one unobserved pyro.sample")
+    for name, site in sites.items():
+        if site["fn"].support.is_discrete:
+            raise ValueError(f"model: latent site '{name}' is discrete, expected continuous sites (enumerate it, or marginalise it)")
+    return sites
+
+
+def observed_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+    """Return the observed sites that can be drawn (factors and Deltas are left out), name to site."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"] and site["value"].numel() > 0
+        and type(site["fn"]).__name__ not in {"Unit", "Delta"}
+    }
+
+
+def plate_nesting(trace: poutine.Trace) -> int:
+    """Return how many plate dimensions the model itself uses (0 where it has no plate)."""
+    depths = [
+        -frame.dim
+        for site in trace.nodes.values()
+        if site["type"] == "sample"
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized and frame.dim is not None
+    ]
+    return max(depths, default=0)
+
+
+@contextmanager
+def outer_plates(nesting: int, particles: int | None = None, datasets: int | None = None) -> Iterator[None]:
+    """Open the plates "datasets" (dim -1 - nesting) and "particles" (dim -2 - nesting, or -1 - nesting without data sets)."""
+    with ExitStack() as stack:
+        if particles is not None:
+            dim = -1 - nesting - (datasets is not None)
+            stack.enter_context(pyro.plate(PARTICLES, particles, dim=dim))
+        if datasets is not None:
+            stack.enter_context(pyro.plate(DATASETS, datasets, dim=-1 - nesting))
+        yield
+
+
+def simulate(
+    model: Callable[..., Any], count: int, given: Data | None = None, seed: int | None = None, nesting: int | None = None
+) -> dict[str, Tensor]:
+    """Draw ``count`` data sets with their unknowns from the model's prior predictive, in one batched run.
+
+        z_i ~ p(z),  y_i ~ p(y | z_i),   i = 1..count
+
+    Args:
+        model: a Pyro model; called without data, so that every site is drawn.
+        count: number of pairs.
+        given: arguments that are not drawn (masks, covariates), the same for all pairs.
+        seed: seed of the draw; ``None`` goes on with torch's generator.
+        nesting: the model's own plate depth where it is known already.
+
+    Returns:
+        Every latent and observed site, name to tensor of shape (count, *site shape).
+
+    Raises:
+        ValueError: ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"count: got {count}, expected at least 1")
+    if nesting is None:
+        nesting = plate_nesting(prototype(model, given))
+    with seeded(seed), torch.no_grad(), poutine.block(), outer_plates(nesting, datasets=count):
+        trace = poutine.trace(model).get_trace(**(given or {}))
+    return {
+        name: site["value"].detach()
+        for name, site in poutine.util.prune_subsample_sites(trace).nodes.items()
+        if site["type"] == "sample" and type(site["fn"]).__name__ != "Unit"
+    }

@@ -1,0 +1,194 @@
+"""Posterior draws of some simulated data sets with every density that calibration needs, as plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..guides.sites import Data, outer_plates, seeded
+from .densities import count, draw, site_log_probs, total
+from .latents import Latents
+
+Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Draws (L, B, ...) of B data sets beside the truth (B, ...); None where a density is not known."""
+
+    draws: dict[str, np.ndarray]
+    free: np.ndarray
+    log_joint: np.ndarray
+    log_likelihood: np.ndarray
+    log_q: np.ndarray | None
+    log_joint_truth: np.ndarray | None
+    log_likelihood_truth: np.ndarray | None
+    log_q_truth: np.ndarray | None
+
+    @staticmethod
+    def join(blocks: Sequence[Block]) -> Block:
+        """Put blocks side by side along the data sets."""
+        joined: dict[str, Any] = {}
+        for field in fields(Block):
+            parts = [getattr(block, field.name) for block in blocks]
+            if field.name == "draws":
+                joined["draws"] = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+            elif any(part is None for part in parts):
+                joined[field.name] = None
+            else:
+                joined[field.name] = np.concatenate(parts, 0 if field.name.endswith("_truth") else 1)
+        return Block(**joined)
+
+
+def guide_log_prob(guide: Callable[..., Any], values: Values, data: Data, nesting: int = 0) -> Tensor | None:
+    """Return log q(z | y) at given values of B data sets, (B,), or None where the guide cannot tell.
+
+    The guide's own ``log_prob(values, data)`` is asked first; a guide that samples its sites directly, without auxiliary
+    sites, is scored by conditioning it.
+    """
+    own = getattr(guide, "log_prob", None)
+    if callable(own):
+        try:
+            with torch.no_grad():
+                return own(values, data)  # type: ignore[return-value]
+        except (ValueError, NotImplementedError):  # a family whose inverse is not known
+            return None
+    sets = count(data)
+    with torch.no_grad(), outer_plates(nesting, None, sets):
+        trace = poutine.trace(poutine.condition(guide, data=values)).get_trace(**data)
+    trace = poutine.util.prune_subsample_sites(trace)
+    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    if set(sites) != set(values) or any(type(site["fn"]).__name__ == "Delta" for site in sites.values()):
+        return None
+    return total(site_log_probs(trace, nesting)).expand(sets)
+
+
+def amortised_block(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    latents: Latents,
+    data: Data,
+    truths: Values | None,
+    draws: int,
+    widen: float,
+    chunk: int,
+) -> Block:
+    """Draw from an amortised guide for a batch of B data sets and score draws and truths."""
+    found = draw(model, guide, data, draws, datasets=True, chunk=chunk)
+    log_likelihood = sum(found.log_likelihood.values(), start=torch.zeros_like(found.log_p))
+    return _block(
+        model, guide, latents, data, truths, widen, latents.plain(found.values, 2), found.log_p, log_likelihood, found.log_q
+    )
+
+
+def refitted_block(
+    model: Callable[..., Any],
+    fit: Callable[[Data], Any],
+    latents: Latents,
+    data: Data,
+    truths: Values | None,
+    draws: int,
+    widen: float,
+    chunk: int,
+    seed: int,
+) -> Block:
+    """Fit one data set and score its draws; the task that an executor runs, so everything in it can be pickled.
+
+    ``fit(data)`` returns a guide, or draws: a mapping site -> (S, *site shape) or an ArviZ DataTree.
+    """
+    one = {name: value[0] if isinstance(value, Tensor) else value for name, value in data.items()}
+    with seeded(seed):
+        fitted = fit(one)
+        if callable(fitted):
+            found = draw(model, fitted, one, draws, chunk=chunk)
+            values = {name: value.unsqueeze(1) for name, value in latents.plain(found.values, 1).items()}
+            likelihood = sum(found.log_likelihood.values(), start=torch.zeros_like(found.log_p)).unsqueeze(1)
+            return _block(
+                model, fitted, latents, data, truths, widen, values, found.log_p.unsqueeze(1), likelihood,
+                found.log_q.unsqueeze(1),
+            )  # fmt: skip
+        values = {name: value.unsqueeze(1) for name, value in _thinned(fitted, latents, draws).items()}
+        log_joint, likelihood = latents.terms(model, values, data, datasets=True)
+        return _block(model, None, latents, data, truths, widen, values, log_joint, likelihood, None)
+
+
+def _thinned(fitted: Any, latents: Latents, draws: int) -> Values:
+    """Return ``draws`` evenly spaced draws of a chain or sample, site -> (draws, *site shape)."""
+    group = fitted["posterior"].to_dataset() if hasattr(fitted, "children") else fitted
+    result = {}
+    for name, shape in latents.shapes.items():
+        if name not in group:
+            raise ValueError(f"fit: got draws of {sorted(map(str, group))}, expected also the latent site '{name}'")
+        value = group[name]
+        array = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+        array = array.reshape(-1, *shape)
+        if len(array) < draws:
+            raise ValueError(f"fit: got {len(array)} draws of '{name}', expected at least {draws}")
+        result[name] = array[torch.linspace(0, len(array) - 1, draws).round().long()]
+    return result
+
+
+def _block(
+    model: Callable[..., Any],
+    guide: Callable[..., Any] | None,
+    latents: Latents,
+    data: Data,
+    truths: Values | None,
+    widen: float,
+    values: Values,
+    log_joint: Tensor,
+    log_likelihood: Tensor,
+    log_q: Tensor | None,
+) -> Block:
+    free = latents.pack(values)
+    at_truth = None if guide is None or truths is None else _truth_log_q(guide, latents, truths, data, free, widen)
+    if widen != 1.0:
+        free, values, log_q = _stretched(latents, values, free, log_q, widen)
+        log_joint, log_likelihood = latents.terms(model, values, data, datasets=True)
+    truth_joint = truth_likelihood = None
+    if truths is not None:
+        one = {name: value.unsqueeze(0) for name, value in truths.items()}
+        truth_joint, truth_likelihood = (_numpy(term[0]) for term in latents.terms(model, one, data, datasets=True))
+    return Block(
+        draws={name: _numpy(value) for name, value in values.items()},
+        free=_numpy(free),
+        log_joint=_numpy(log_joint),
+        log_likelihood=_numpy(log_likelihood),
+        log_q=None if log_q is None else _numpy(log_q),
+        log_joint_truth=truth_joint,
+        log_likelihood_truth=truth_likelihood,
+        log_q_truth=None if at_truth is None else _numpy(at_truth),
+    )
+
+
+def _stretched(
+    latents: Latents, values: Values, free: Tensor, log_q: Tensor | None, widen: float
+) -> tuple[Tensor, Values, Tensor | None]:
+    """Stretch draws about their mean in unconstrained space: x' = m + c (x - m), log q' = log q - d log c there."""
+    mean = free.mean(0)
+    stretched = mean + widen * (free - mean)
+    moved, log_det = latents.unpack(stretched)
+    if log_q is not None:
+        log_q = log_q + latents.unpack(free)[1] - free.shape[-1] * float(np.log(widen)) - log_det
+    return stretched, moved, log_q
+
+
+def _truth_log_q(
+    guide: Callable[..., Any], latents: Latents, truths: Values, data: Data, free: Tensor, widen: float
+) -> Tensor | None:
+    if widen == 1.0:
+        return guide_log_prob(guide, truths, data, latents.nesting)
+    x, mean = latents.pack(truths), free.mean(0)
+    origin, log_det = latents.unpack(mean + (x - mean) / widen)
+    found = guide_log_prob(guide, origin, data, latents.nesting)
+    return None if found is None else found + log_det - x.shape[-1] * float(np.log(widen)) - latents.unpack(x)[1]
+
+
+def _numpy(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().double().numpy()

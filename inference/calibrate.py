@@ -1,0 +1,197 @@
+"""One call, one picture, one verdict: is a posterior approximation calibrated?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..guides.sites import Data, prototype, seeded, simulate
+from .blocks import Block, amortised_block, refitted_block
+from .calibration import Calibration, calibrate_draws
+from .densities import count, one
+from .latents import Latents
+
+
+def calibrate(
+    model: Callable[..., Any],
+    guide: Callable[..., Any] | None = None,
+    *,
+    fit: Callable[[Data], Any] | None = None,
+    executor: Executor | None = None,
+    datasets: int = 512,
+    draws: int = 200,
+    given: Data | None = None,
+    pairs: Mapping[str, Tensor] | None = None,
+    widen: float = 1.0,
+    alpha: float = 0.01,
+    seed: int = 0,
+    chunk: int = 32768,
+    progress: bool = True,
+) -> Calibration:
+    """Check a guide, or any way of fitting, on data sets simulated from the model.
+
+        (z*_i, y_i) ~ p(z, y),   z_is ~ q(z | y_i),   ranks of t(z*_i, y_i) among t(z_is, y_i) uniform
+
+    for t every scalar latent, the log-likelihood (which the prior fails), the log joint, log q (regions of highest
+    density), and TARP's distances. Power at N = 512: sd x 0.8 and a shift of 0.3 sd are found.
+
+    Args:
+        model: a Pyro model whose data arguments default to None, so that it simulates without them.
+        guide: an amortised guide of it. Either ``guide`` or ``fit``.
+        fit: for guides that hold for one data set: ``fit(data)`` returns a guide, or draws (site -> (S, *site shape), or
+            an ArviZ DataTree; at least ``draws``, evenly thinned). It runs seeded, once for each data set.
+        executor: where the fits run, anything with ``submit``; with processes, spawn them and keep model and fit
+            importable. One after the other without it.
+        datasets: N.
+        draws: L per data set.
+        given: arguments that are not drawn (masks, covariates), the same for all data sets.
+        pairs: simulations to use instead of the model's own: latent sites and data arguments, (N, ...) each. A model with
+            virtual observables needs them, for it does not simulate its own joint density. Latents that are missing here
+            are not checked.
+        widen: negative control: draws are stretched about their mean by this factor in unconstrained space.
+        alpha: family-wise level of the decision.
+        seed: seed of simulation, draws and jitter.
+        chunk: at most this many (draw, data set) pairs are evaluated at once.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: neither or both of ``guide`` and ``fit``; a number out of range; a model that cannot simulate itself.
+
+    Source: Talts 2018 (1804.06788), Modrak 2023 (2211.02383), Hermans 2022 (2110.06581), Lemos 2023 (2302.03026).
+    """
+    if (guide is None) == (fit is None):
+        raise ValueError("guide, fit: got both or neither, expected exactly one of them")
+    for name, number, least in (("datasets", datasets, 2), ("draws", draws, 2), ("chunk", chunk, 1)):
+        if number < least:
+            raise ValueError(f"{name}: got {number}, expected at least {least}")
+    if not widen > 0:
+        raise ValueError(f"widen: got {widen}, expected a positive factor")
+    if pairs is None:
+        _check_simulator(model, given)
+        pairs = simulate(model, datasets, given, seed)
+    data, kept = _data(model, pairs, given)
+    latents = Latents.of(model, one(data))
+    missing = set(latents.shapes) - set(pairs)
+    truths = {name: value[kept] for name, value in latents.plain(pairs, 1).items()}
+    known = None if missing else truths
+    if guide is not None:
+        blocks = _amortised(model, guide, latents, data, known, draws, widen, chunk, seed + 1, progress)
+    else:
+        blocks = _refitted(model, fit, executor, latents, data, known, draws, widen, chunk, seed + 1, progress)
+    block = Block.join(blocks)
+    at_truth = {name: value.double().numpy() for name, value in truths.items()}
+    free = None if known is None or not latents.elementwise else (latents.pack(known).double().numpy(), block.free)
+    scored = known is not None
+    return calibrate_draws(
+        at_truth,
+        {name: block.draws[name] for name in truths},
+        log_likelihood=(block.log_likelihood_truth, block.log_likelihood) if scored else None,  # type: ignore[arg-type]
+        log_joint=(block.log_joint_truth, block.log_joint) if scored else None,  # type: ignore[arg-type]
+        log_q=None if block.log_q is None else (block.log_q_truth, block.log_q),  # type: ignore[arg-type]
+        unconstrained=free,
+        alpha=alpha,
+        seed=seed + 2,
+        dropped=int((~kept).sum()),
+    )
+
+
+def _amortised(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    latents: Latents,
+    data: Data,
+    truths: Mapping[str, Tensor] | None,
+    draws: int,
+    widen: float,
+    chunk: int,
+    seed: int,
+    progress: bool,
+) -> list[Block]:
+    total, size = count(data), max(1, chunk // draws)
+    blocks = []
+    with seeded(seed), tqdm(total=total, desc="calibrate", unit="data set", disable=not progress) as bar:
+        for start in range(0, total, size):
+            part = slice(start, min(start + size, total))
+            known = None if truths is None else _rows(truths, part)
+            blocks.append(amortised_block(model, guide, latents, _rows(data, part), known, draws, widen, chunk))
+            bar.update(part.stop - part.start)
+    return blocks
+
+
+def _refitted(
+    model: Callable[..., Any],
+    fit: Any,
+    executor: Executor | None,
+    latents: Latents,
+    data: Data,
+    truths: Mapping[str, Tensor] | None,
+    draws: int,
+    widen: float,
+    chunk: int,
+    seed: int,
+    progress: bool,
+) -> list[Block]:
+    def task(index: int) -> tuple[Any, ...]:
+        row = slice(index, index + 1)
+        known = None if truths is None else _rows(truths, row)
+        return model, fit, latents, _rows(data, row), known, draws, widen, chunk, seed + index
+
+    total = count(data)
+    with tqdm(total=total, desc="calibrate", unit="fit", disable=not progress) as bar:
+        if executor is None:
+            blocks = []
+            for index in range(total):
+                blocks.append(refitted_block(*task(index)))
+                bar.update()
+            return blocks
+        futures = [executor.submit(refitted_block, *task(index)) for index in range(total)]
+        for future in futures:
+            future.add_done_callback(lambda _: bar.update())
+        return [future.result() for future in futures]
+
+
+def _check_simulator(model: Callable[..., Any], given: Data | None) -> None:
+    """Refuse a model whose density has terms that its simulation ignores."""
+    for name, site in prototype(model, given).nodes.items():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        weight = site["fn"].log_prob(site["value"]).sum().item()
+        if type(site["fn"]).__name__ == "Unit" and weight in (0.0, float("-inf")):
+            continue  # a rejected simulation, which is dropped below
+        raise ValueError(
+            f"model: site '{name}' is observed even without data, so the model does not simulate its own joint density; "
+            "pass pairs= from the forward model"
+        )
+
+
+def _data(
+    model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None
+) -> tuple[dict[str, Any], Tensor]:
+    """Return the model's arguments for every data set, and which simulations are finite."""
+    function = model.forward if isinstance(model, torch.nn.Module) else model
+    arguments = [name for name in inspect.signature(function).parameters if name in pairs]
+    if not arguments:
+        raise ValueError(
+            f"model: got none of its arguments among the simulated sites {', '.join(pairs)}, expected an observed site "
+            "with the name of the argument it conditions on"
+        )
+    total = len(pairs[arguments[0]])
+    kept = torch.ones(total, dtype=torch.bool)
+    for name in arguments:
+        kept &= torch.isfinite(pairs[name]).reshape(total, -1).all(-1)
+    if kept.sum() < 2:
+        raise ValueError(f"model: got {int(kept.sum())} finite simulations of {total}, expected at least 2")
+    data: dict[str, Any] = {name: pairs[name][kept] for name in arguments}
+    for name, value in (given or {}).items():
+        data[name] = value.expand(int(kept.sum()), *value.shape) if isinstance(value, Tensor) else value
+    return data, kept
+
+
+def _rows(data: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    return {name: value[rows] if isinstance(value, Tensor) else value for name, value in data.items()}

@@ -1,0 +1,91 @@
+"""The picture of a calibration check: ranks, coverage, importance weights, contraction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .sbc import ecdf
+
+if TYPE_CHECKING:
+    from .calibration import Calibration
+
+DENSITIES = ("log_likelihood", "log_joint", "log_q", "tarp")
+
+
+def plot_calibration(check: Calibration, path: str | Path) -> Path:
+    """Write the four panels of a calibration check as a PNG: ECDF differences, coverage, k-hat and contraction.
+
+    Raises:
+        ValueError: the path does not end in .png.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        raise ValueError(f"path: got '{target.name}', expected a name that ends in .png")
+    figure = Figure(figsize=(10, 7.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2)
+    _ranks(axes[0, 0], check)
+    _coverage(axes[0, 1], check)
+    _weights(axes[1, 0], check)
+    _contraction(axes[1, 1], check)
+    figure.suptitle(_wrapped(check.verdict), fontsize=10, color="darkgreen" if check.passed else "darkred")
+    figure.savefig(target, dpi=110)
+    return target
+
+
+def _ranks(axis: Any, check: Calibration) -> None:
+    band = check.band
+    axis.fill_between(band.points, band.lower - band.points, band.upper - band.points, color="0.9", lw=0)
+    shown = set(check.rejected[:6]) | set(DENSITIES)
+    for name, pits in check.pits.items():
+        label = f"{name} (p {check.adjusted[name]:.1g})" if name in shown else None
+        style: dict[str, Any] = {"lw": 1.4} if label else {"lw": 0.7, "color": "0.55"}
+        axis.plot(band.points, ecdf(pits, band.points) - band.points, label=label, **style)
+    axis.set(xlabel="PIT", ylabel="ECDF minus uniform", title=f"Ranks, 95 % band, {check.datasets} data sets")
+    axis.legend(fontsize=7)
+
+
+def _coverage(axis: Any, check: Calibration) -> None:
+    levels = np.linspace(0, 1, 101)
+    axis.plot([0, 1], [0, 1], color="0.5", lw=0.8, ls="--")
+    regions = next((name for name in ("log_q", "log_joint") if name in check.pits), None)
+    if regions:
+        axis.plot(levels, ecdf(1 - check.pits[regions], levels), label=f"highest density ({regions})")
+    axis.plot(levels, ecdf(check.pits["tarp"], levels), label="TARP")
+    axis.set(xlabel="nominal coverage", ylabel="share of truths inside", title="Expected coverage of the joint posterior")
+    axis.legend(fontsize=7)
+
+
+def _weights(axis: Any, check: Calibration) -> None:
+    axis.set(xlabel="Pareto k-hat per data set", ylabel="data sets", title="Importance weights p / q")
+    finite = check.k_hat[np.isfinite(check.k_hat)]
+    if not len(finite):
+        axis.text(0.5, 0.5, "no densities", ha="center", transform=axis.transAxes)
+        return
+    axis.hist(finite, bins=30, color="C0", alpha=0.8)
+    axis.axvline(0.7, color="darkred", lw=1, ls="--", label="usable below 0.7")
+    axis.legend(fontsize=7)
+
+
+def _contraction(axis: Any, check: Calibration) -> None:
+    names, values = list(check.contraction), np.array(list(check.contraction.values()))
+    if len(names) <= 20:
+        axis.barh(names, values, color="C0")
+        axis.invert_yaxis()
+        axis.tick_params(axis="y", labelsize=7)
+    else:
+        axis.plot(np.sort(values), color="C0")
+        axis.set_xlabel("parameters, sorted")
+    axis.set_title("Contraction 1 - E[var(z | y)] / var(z)")
+
+
+def _wrapped(text: str, width: int = 110) -> str:
+    import textwrap
+
+    return "\n".join(textwrap.wrap(text, width))

@@ -1,0 +1,71 @@
+"""Checkpoints: written to the side and renamed, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = "physzoo-checkpoint-1"
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint, or not one of this model and guide."""
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call ``write(file)`` on a binary file beside ``path``, flush it to disk, then rename it to ``path``.
+
+    A kill or a full disk leaves what stood at ``path`` as it was.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Write a state of tensors, numbers and strings to ``path`` atomically.
+
+    Raises:
+        OSError: the file could not be written; the previous one is left as it was.
+    """
+    write_atomically(Path(path), lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint; only tensors and plain containers are read, nothing is executed.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no checkpoint of physzoo.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint: got '{path}', expected a file written by fit")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise CheckpointError(f"checkpoint: '{path}' is not a physzoo checkpoint (not the archive that fit writes)")
+        state = torch.load(path, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        reason = str(error).split("\n", 1)[0][:120]
+        raise CheckpointError(f"checkpoint: '{path}' is not a physzoo checkpoint, or is damaged ({reason})") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint: '{path}' is not a physzoo checkpoint, expected the format {FORMAT}")
+    return state

@@ -1,0 +1,127 @@
+"""Where a fit takes its batches from: one data set, many, or a simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..guides.sites import Data, latent_sites, plate_nesting, prototype, simulate
+from .densities import count, one
+from .objectives import Batch
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """Many data sets, every tensor with the data-set dimension first; minibatches are drawn without replacement.
+
+    Args:
+        data: the model's arguments.
+        batch_size: data sets a step; ``None`` takes all of them.
+        latents: the unknowns where they are known (for the forward KL), leading dimension the data sets.
+    """
+
+    data: Data
+    batch_size: int | None = None
+    latents: Mapping[str, Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        sets = count(self.data)
+        if self.batch_size is not None and not 1 <= self.batch_size <= sets:
+            raise ValueError(f"batch_size: got {self.batch_size}, expected 1 to {sets}, the number of data sets")
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """Fresh pairs (z, y) from the model's prior predictive at every step.
+
+    Args:
+        batch_size: data sets a step.
+        given: arguments that are not drawn (masks, covariates), the same for all data sets.
+        corrupt: applied to the drawn data before they are seen, e.g. to draw masks.
+    """
+
+    batch_size: int = 256
+    given: Data | None = None
+    corrupt: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1")
+
+
+Source = Mapping[str, Any] | DataSets | Simulator
+
+
+class Batches:
+    """Turn a source into the batch of a given step; a function of seed and step alone, so that a resumed fit sees the same.
+
+    Raises:
+        TypeError: the source is none of the three kinds.
+        ValueError: the model cannot be traced on it.
+    """
+
+    def __init__(self, model: Callable[..., Any], source: Source, seed: int) -> None:
+        self.model, self.source, self.seed = model, source, seed
+        if isinstance(source, Simulator):
+            given = dict(source.given or {})
+            trace = prototype(model, given)
+            self.nesting = plate_nesting(trace)
+            drawn = simulate(model, 2, given, seed=0, nesting=self.nesting)
+            self.example = {**given, **_data_arguments(model, drawn)}
+            self.latent_names = tuple(latent_sites(prototype(model, self.example)))
+            return
+        if not isinstance(source, (DataSets, Mapping)):
+            raise TypeError(f"data: got {type(source).__name__}, expected a mapping of the model's arguments, DataSets or Simulator")
+        self.example = one(source.data) if isinstance(source, DataSets) else dict(source)
+        trace = prototype(model, self.example)
+        self.nesting, self.latent_names = plate_nesting(trace), tuple(latent_sites(trace))
+        if isinstance(source, DataSets):
+            self.sets = count(source.data)
+            self._epoch, self._order = -1, torch.arange(self.sets)
+
+    def at(self, step: int) -> Batch:
+        """Return the batch of ``step``."""
+        if isinstance(self.source, Simulator):
+            return self._simulated(self.source)
+        if isinstance(self.source, DataSets):
+            return self._minibatch(self.source, step)
+        return Batch(self.source, None, {}, self.nesting)
+
+    def _simulated(self, source: Simulator) -> Batch:
+        given = dict(source.given or {})
+        drawn = simulate(self.model, source.batch_size, given, nesting=self.nesting)
+        latents = {name: drawn[name] for name in self.latent_names}
+        data = {name: value for name, value in drawn.items() if name in self.example}
+        for name, value in given.items():
+            data[name] = value.expand(source.batch_size, *value.shape) if isinstance(value, Tensor) else value
+        if source.corrupt is not None:
+            data = source.corrupt(data)
+        return Batch(data, source.batch_size, latents, self.nesting)
+
+    def _minibatch(self, source: DataSets, step: int) -> Batch:
+        latents = dict(source.latents or {})
+        size = source.batch_size
+        if size is None or size == self.sets:
+            return Batch(source.data, self.sets, latents, self.nesting)
+        epoch, place = divmod(step, self.sets // size)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.sets, generator=generator)
+        rows = self._order[place * size : (place + 1) * size]
+        data = {name: value[rows] if isinstance(value, Tensor) else value for name, value in source.data.items()}
+        return Batch(data, size, {name: value[rows] for name, value in latents.items()}, self.nesting)
+
+
+def _data_arguments(model: Callable[..., Any], drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The drawn sites that the model takes as arguments are its data."""
+    import inspect
+
+    parameters = inspect.signature(getattr(model, "forward", model)).parameters
+    data = {name: value[0] for name, value in drawn.items() if name in parameters}
+    if not data:
+        raise ValueError(f"model: got sites {sorted(drawn)}, expected an argument with the name of each observed site")
+    return data

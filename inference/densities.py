@@ -1,0 +1,187 @@
+"""Draws from a guide with the densities log p(z, y) and log q(z | y) of each: what every check and objective needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..guides.sites import Data, latent_sites, outer_plates, plate_nesting, prototype, seeded
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws from a guide: leading shape (S,) for one data set, (S, B) for B data sets.
+
+    Attributes:
+        values: latent site -> constrained values, (S, [B,] *site shape).
+        log_p: joint log density log p(z, y) of each draw, (S, [B]).
+        log_q: guide log density log q(z | y) of each draw, (S, [B]).
+        log_likelihood: observed site -> log p(y | z) of each draw, (S, [B]).
+        predictive: observed site -> replicated data, (S, [B,] *site shape); empty unless asked for.
+    """
+
+    values: dict[str, Tensor]
+    log_p: Tensor
+    log_q: Tensor
+    log_likelihood: dict[str, Tensor]
+    predictive: dict[str, Tensor] = field(default_factory=dict)
+
+
+def one(data: Data) -> dict[str, Any]:
+    """Return the first data set of a batch of data sets (every tensor has the data-set dimension first)."""
+    return {name: value[0] if isinstance(value, Tensor) else value for name, value in data.items()}
+
+
+def count(data: Data) -> int:
+    """Return the number of data sets in a batch.
+
+    Raises:
+        ValueError: the tensors disagree, or there is none.
+    """
+    sizes = {name: len(value) if value.ndim else 0 for name, value in data.items() if isinstance(value, Tensor)}
+    if not sizes or len(set(sizes.values())) > 1 or 0 in sizes.values():
+        raise ValueError(f"data: got leading dimensions {sizes}, expected the same positive number of data sets in each tensor")
+    return next(iter(sizes.values()))
+
+
+def site_log_probs(trace: poutine.Trace, nesting: int) -> dict[str, Tensor]:
+    """Return the log density of every sample site, summed over the model's own plates: shape of the outer plates."""
+    terms: dict[str, Tensor] = {}
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or poutine.util.site_is_subsample(site):
+            continue
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        if site["scale"] is not None or site["mask"] is not None:
+            from pyro.distributions.util import scale_and_mask
+
+            log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
+        if nesting and log_prob.ndim:
+            log_prob = log_prob.flatten(max(log_prob.ndim - nesting, 0)).sum(-1)
+        terms[name] = log_prob
+    return terms
+
+
+def total(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of the sites' log densities."""
+    values = iter(terms.values())
+    result = next(values)
+    for value in values:
+        result = result + value
+    return result
+
+
+def paired_traces(
+    model: Callable[..., Any], guide: Callable[..., Any], data: Data, nesting: int, particles: int | None, datasets: int | None
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """Trace the guide, then the model replayed on the guide's values, inside the outer plates; differentiable."""
+    with outer_plates(nesting, particles, datasets):
+        guide_trace = poutine.trace(guide).get_trace(**data)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**data)
+    return model_trace, guide_trace
+
+
+def draw(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data,
+    samples: int,
+    *,
+    datasets: bool = False,
+    predictive: bool = False,
+    chunk: int = 32768,
+    seed: int | None = None,
+) -> Draws:
+    """Draw z_s ~ q(z | y) and evaluate log p(z_s, y) and log q(z_s | y).
+
+    Args:
+        model: a Pyro model of one data set.
+        guide: a guide of it; any Pyro guide, amortised or not.
+        data: the model's arguments; with ``datasets`` every tensor has the data-set dimension first.
+        samples: number of draws S per data set.
+        datasets: whether ``data`` is a batch of B data sets.
+        predictive: whether to replicate the data, y_rep ~ p(y | z_s).
+        chunk: at most this many (draw, data set) pairs are evaluated at once.
+        seed: seed; ``None`` goes on with torch's generator.
+
+    Raises:
+        ValueError: ``samples`` is not positive, or the batch is malformed.
+    """
+    if samples < 1:
+        raise ValueError(f"samples: got {samples}, expected at least 1")
+    sets = count(data) if datasets else None
+    trace = prototype(model, one(data) if datasets else data)
+    names, nesting = list(latent_sites(trace)), plate_nesting(trace)
+    per_chunk = max(1, chunk // (sets or 1))
+    parts = []
+    with seeded(seed), torch.no_grad():
+        for start in range(0, samples, per_chunk):
+            size = min(per_chunk, samples - start)
+            parts.append(_draw_chunk(model, guide, data, names, nesting, size, sets, predictive))
+    return Draws(
+        values={name: torch.cat([part.values[name] for part in parts]) for name in parts[0].values},
+        log_p=torch.cat([part.log_p for part in parts]),
+        log_q=torch.cat([part.log_q for part in parts]),
+        log_likelihood={k: torch.cat([part.log_likelihood[k] for part in parts]) for k in parts[0].log_likelihood},
+        predictive={k: torch.cat([part.predictive[k] for part in parts]) for k in parts[0].predictive},
+    )
+
+
+def _draw_chunk(
+    model: Any, guide: Any, data: Data, names: list[str], nesting: int, size: int, sets: int | None, predictive: bool
+) -> Draws:
+    shape = (size,) if sets is None else (size, sets)
+    model_trace, guide_trace = paired_traces(model, guide, data, nesting, size, sets)
+    model_terms, guide_terms = site_log_probs(model_trace, nesting), site_log_probs(guide_trace, nesting)
+    observed = {n for n in model_terms if model_trace.nodes[n]["is_observed"] and type(model_trace.nodes[n]["fn"]).__name__ != "Unit"}
+    replicated: dict[str, Tensor] = {}
+    if predictive:
+        replicated = {n: model_trace.nodes[n]["fn"]() for n in observed}
+    return Draws(
+        values={n: _leading(model_trace.nodes[n]["value"], shape, model_trace.nodes[n]) for n in names},
+        log_p=total(model_terms).expand(shape),
+        log_q=total(guide_terms).expand(shape),
+        log_likelihood={n: model_terms[n].expand(shape) for n in observed},
+        predictive={n: v.detach() for n, v in replicated.items()},
+    )
+
+
+def _leading(value: Tensor, shape: tuple[int, ...], site: Any) -> Tensor:
+    # a replayed site keeps the model's own small batch shape, so the value alone knows the outer plates
+    events = len(site["fn"].event_shape)
+    inner = value.shape[min(len(shape), value.ndim - events) :]
+    return value.expand(shape + inner)
+
+
+def log_joint(
+    model: Callable[..., Any],
+    values: Mapping[str, Tensor],
+    data: Data,
+    *,
+    datasets: bool = False,
+    nesting: int | None = None,
+) -> Tensor:
+    """Evaluate log p(z, y) at given latent values; differentiable in them.
+
+    Args:
+        model: a Pyro model of one data set.
+        values: latent site -> (S, [B,] *site shape) constrained values.
+        data: the model's arguments; with ``datasets`` every tensor has the data-set dimension first.
+        datasets: whether ``data`` is a batch.
+        nesting: the model's own plate depth where it is known already.
+
+    Returns:
+        log p(z, y), shape (S, [B]).
+    """
+    sets = count(data) if datasets else None
+    if nesting is None:
+        nesting = plate_nesting(prototype(model, one(data) if datasets else data))
+    samples = len(next(iter(values.values())))
+    conditioned = poutine.condition(model, data=dict(values))
+    with outer_plates(nesting, samples, sets):
+        trace = poutine.trace(conditioned).get_trace(**data)
+    return total(site_log_probs(trace, nesting)).expand((samples,) if sets is None else (samples, sets))

@@ -1,0 +1,106 @@
+"""What the driver needs around its loop: parameters, the progress bar, checks off and on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoGuide
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from .objectives import Batch
+
+
+def parameters_of(modules: Mapping[str, nn.Module]) -> list[Tensor]:
+    """Return the parameters of all modules that take a gradient, each once, in a fixed order."""
+    seen: dict[int, Tensor] = {}
+    for part in modules.values():
+        for parameter in part.parameters():
+            if parameter.requires_grad:
+                seen.setdefault(id(parameter), parameter)
+    return list(seen.values())
+
+
+def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
+    """Return Adam in its fused form."""
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+
+
+def moved(batch: Batch, device: str | None) -> Batch:
+    """Return the batch on ``device``."""
+    if device is None:
+        return batch
+    data = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.data.items()}
+    return replace(batch, data=data, latents={name: value.to(device) for name, value in batch.latents.items()})
+
+
+def refuse_replaced_subsamples(model: Callable[..., Any], guide: Callable[..., Any], example: Mapping[str, Any]) -> None:
+    """Refuse a model that subsamples its own plate together with a guide that would pick other rows.
+
+    An autoguide without ``create_plates`` replaces the rows that ``plate(subsample=...)`` was given by its own draw,
+    silently (Pyro issue 3468).
+
+    Raises:
+        ValueError: the model subsamples, and the guide would choose other rows.
+    """
+    if not isinstance(guide, AutoGuide) or guide.create_plates is not None:
+        return
+    with torch.no_grad(), poutine.block():
+        trace = poutine.trace(model).get_trace(**example)
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or not poutine.util.site_is_subsample(site):
+            continue
+        size, kept = getattr(site["fn"], "size", None), len(site["value"])
+        if size is not None and kept < size:
+            raise ValueError(
+                f"guide: got an autoguide without create_plates for a model whose plate '{name}' takes {kept} of {size} rows; it "
+                f"would silently take other rows: pass create_plates=, or hand the rows over as DataSets(..., batch_size={kept})"
+            )
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Switch Pyro's and torch's argument checks off for a block, and put them back as they were."""
+    from torch.distributions import Distribution
+
+    own = Distribution._validate_args
+    with pyro.validation_enabled(False):
+        try:
+            yield
+        finally:
+            Distribution._validate_args = own
+
+
+@contextmanager
+def progress_bar(steps: int, start: int, show: bool) -> Iterator[Callable[[int, float], None]]:
+    """Yield a function (step, loss) that moves a bar which shows the mean loss of the last steps and the rate."""
+    if not show:
+        yield lambda step, loss: None
+        return
+    with tqdm(total=steps, initial=start, desc="fit", unit="step", dynamic_ncols=True, mininterval=0.5) as bar:
+        recent: list[float] = []
+
+        def advance(step: int, loss: float) -> None:
+            recent.append(loss)
+            if len(recent) == 20 or step == steps:
+                bar.set_postfix_str(f"loss {sum(recent) / len(recent):.4g}", refresh=False)
+                bar.update(len(recent))
+                recent.clear()
+
+        yield advance
+
+
+def difference(got: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Mapping[str, Any]]) -> str:
+    """Name the first parameter whose shape differs between two module states."""
+    for part in sorted(set(got) | set(expected)):
+        a, b = got.get(part, {}), expected.get(part, {})
+        for name in sorted(set(a) | set(b)):
+            if a.get(name) != b.get(name):
+                return f"{part}.{name}: shape {a.get(name)}, expected {b.get(name)}"
+    return "no difference in shapes"

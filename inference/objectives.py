@@ -1,0 +1,167 @@
+"""Objectives: what a fit minimises. Each is a mean over data sets, in nats, and any of them can be added up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyro.infer
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..guides.sites import Data, outer_plates
+from .densities import paired_traces, site_log_probs, total
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: the data, how many data sets they are (None for one), and the unknowns where they are known."""
+
+    data: Data
+    datasets: int | None = None
+    latents: Mapping[str, Tensor] = field(default_factory=dict)
+    nesting: int = 0
+
+
+class Objective(Protocol):
+    """A loss of model and guide on a batch, differentiable in the parameters of both."""
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the loss, a scalar."""
+        ...
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """Reverse KL: -E_q[log p(z, y) - log q(z | y)], pathwise gradients.
+
+    Args:
+        particles: draws a data set and step, evaluated in one batch.
+
+    Raises:
+        ValueError: a guide site cannot be reparameterised.
+    """
+
+    particles: int = 1
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the negative ELBO a data set."""
+        log_p, log_q = log_densities(model, guide, batch, self.particles)
+        return (log_q - log_p).mean()
+
+
+@dataclass(frozen=True)
+class ForwardKL:
+    """Forward KL averaged over the data: -E_{p(z, y)}[log q(z | y)]; needs pairs, so a ``Simulator``.
+
+    Source: Papamakarios & Murray, arXiv:1605.06376; Siahkoohi et al., arXiv:2207.11640.
+
+    Raises:
+        ValueError: the batch holds no unknowns, or the guide cannot score given ones.
+    """
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the negative mean log density of the true unknowns."""
+        if not batch.latents:
+            raise ValueError("data: got data without their unknowns, expected a Simulator for the forward KL")
+        return -guide_log_prob(guide, batch).mean()
+
+
+@dataclass(frozen=True)
+class Reweighted:
+    """Forward KL to one posterior by self-normalised importance weights: -sum_s w_s log q(z_s), w ~ p(z_s, y)/q(z_s).
+
+    Mass covering where the ELBO is mode seeking; the draws carry no gradient. Weights are truncated at
+    mean * sqrt(S) (Ionides, 2008).
+
+    Source: Bornschein & Bengio, arXiv:1406.2751 (wake phase of the guide).
+
+    Args:
+        particles: draws a data set and step.
+    """
+
+    particles: int = 64
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the weighted negative log density of the guide's own draws."""
+        with torch.no_grad():
+            model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, self.particles, batch.datasets)
+            log_w = total(site_log_probs(model_trace, batch.nesting)) - total(site_log_probs(guide_trace, batch.nesting))
+            log_w = torch.where(torch.isfinite(log_w), log_w, torch.full_like(log_w, -torch.inf))
+            ceiling = log_w.logsumexp(0) - 0.5 * torch.log(torch.tensor(float(self.particles)))
+            weights = torch.softmax(torch.minimum(log_w, ceiling), 0)
+            values = {
+                name: site["value"] for name, site in model_trace.nodes.items() if site["type"] == "sample" and not site["is_observed"]
+            }
+        log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting))
+        return -(weights * log_q).sum(0).mean()
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A weighted sum of objectives, e.g. ((1 - a) ELBO + a forward KL) as in the UQ-VAE.
+
+    Source: Goh, Sheriffdeen, Wittmer, Bui-Thanh, arXiv:1912.04212.
+
+    Args:
+        terms: (weight, objective) pairs.
+    """
+
+    terms: tuple[tuple[float, Objective], ...]
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the weighted sum of the terms."""
+        return torch.stack([weight * objective(model, guide, batch) for weight, objective in self.terms]).sum()
+
+
+@dataclass(frozen=True)
+class Stock:
+    """Any objective of Pyro (``pyro.infer.TraceGraph_ELBO()``, ``RenyiELBO()``, ...) with a ``differentiable_loss``."""
+
+    elbo: pyro.infer.ELBO
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return Pyro's loss a data set."""
+
+        def inside(fn: Callable[..., Any]) -> Callable[..., Any]:
+            def run(**data: Any) -> Any:
+                with outer_plates(batch.nesting, None, batch.datasets):
+                    return fn(**data)
+
+            return run
+
+        loss: Any = self.elbo.differentiable_loss  # type: ignore[attr-defined]
+        return loss(inside(model), inside(guide), **batch.data) / (batch.datasets or 1)
+
+
+def log_densities(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int
+) -> tuple[Tensor, Tensor]:
+    """Return log p(z, y) and log q(z | y) of fresh draws, differentiable; shapes broadcast to (S, [B])."""
+    size = None if particles == 1 else particles
+    model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
+    for name, site in guide_trace.nodes.items():
+        if site["type"] == "sample" and not site["fn"].has_rsample and not poutine.util.site_is_subsample(site):
+            raise ValueError(
+                f"guide: site '{name}' has no reparameterised draws, expected such, or Pyro's TraceGraph_ELBO() as objective"
+            )
+    return total(site_log_probs(model_trace, batch.nesting)), total(site_log_probs(guide_trace, batch.nesting))
+
+
+def guide_log_prob(guide: Callable[..., Any], batch: Batch) -> Tensor:
+    """Return log q(z | y) of given unknowns: by the guide's own ``log_prob``, else by conditioning its sites.
+
+    Raises:
+        ValueError: the guide draws auxiliary sites (as Pyro's autoguides do), so given unknowns cannot be scored.
+    """
+    own = getattr(guide, "log_prob", None)
+    if own is not None:
+        return own(batch.latents, batch.data)
+    with outer_plates(batch.nesting, None, batch.datasets):
+        trace = poutine.trace(poutine.condition(guide, data=dict(batch.latents))).get_trace(**batch.data)
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site):
+            raise ValueError(f"guide: site '{name}' is not one of the unknowns, expected a guide with log_prob(values, data)")
+    return total(site_log_probs(trace, batch.nesting))

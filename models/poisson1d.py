@@ -1,0 +1,131 @@
+"""Conductivity of a layered bar from the temperature at a few points: the 1D elliptic inverse problem.
+
+    -(exp(kappa(x)) u')' = 1  on (0, 1),   u(0) = u(1) = 0
+    kappa = sum_k sqrt(l_k) phi_k z_k      Karhunen-Loeve modes of exp(-|x - x'| / 0.3)
+    z_k ~ Normal(0, 1)                     k = 1..8 (91 % of the variance kept; 2: 65 %, 16: 96 %)
+    y_j ~ Normal(u(x_j), 0.0025)           8 interior sensors, noise 2 % of max u at z = 0
+
+kappa is constant on each of 64 elements and u linear between nodes: exact at the nodes, O(n) to solve. Two
+likelihoods of the same problem:
+
+    forward    u = F(z)
+    residual   u free with a flat prior, 0 ~ Normal(r(u, z), s_r) and the factor |det dr/du|: no solver, and
+               the same posterior of z as s_r -> 0. Without the factor the posterior is another one.
+
+Source: Glyn-Davies, Vadeboncoeur, Akyildiz, Kazlauskaite, Girolami, arXiv:2409.06560; set-up by physzoo.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from ..physics import Elliptic1D, KarhunenLoeve, observe, virtual_observables
+from .registry import Animal, Quantity, Recipe, register
+
+ELEMENTS = 64
+CORRELATION_LENGTH = 0.3
+LARGEST_AT_PRIOR_MEAN = 0.125
+STATE_SCALE = 100.0
+SEED = 1
+
+
+def bar(modes: int = 8, sensors: int = 8) -> Elliptic1D:
+    """Return the elliptic problem with ``sensors`` equally spaced interior sensors."""
+    midpoints = (torch.arange(ELEMENTS, dtype=torch.float64) + 0.5) / ELEMENTS
+    field = KarhunenLoeve(midpoints, modes, CORRELATION_LENGTH)
+    positions = torch.arange(1, sensors + 1, dtype=torch.float64) / (sensors + 1)
+    return Elliptic1D(field, positions, ELEMENTS, dtype=torch.float64)
+
+
+class Poisson1D(PyroModule):
+    """The bar with a forward or a residual likelihood.
+
+    Args:
+        likelihood: "forward" solves for u; "residual" samples u and observes the residual as zero.
+        modes: number of unknowns z.
+        sensors: number of equally spaced interior sensors.
+        noise: sensor sd as a fraction of 0.125, the largest u at z = 0.
+        residual_scale: s_r in units of the nodal load f h = 1/64 (residual likelihood).
+        corrected: add log|det dr/du| (residual likelihood); without it the posterior is another one.
+
+    Raises:
+        ValueError: an unknown likelihood, or fewer than one sensor (mask them to have none).
+    """
+
+    origin: Tensor
+
+    def __init__(
+        self,
+        likelihood: Literal["forward", "residual"] = "forward",
+        modes: int = 8,
+        sensors: int = 8,
+        noise: float = 0.02,
+        residual_scale: float = 1e-2,
+        corrected: bool = True,
+    ) -> None:
+        super().__init__()
+        if likelihood not in ("forward", "residual"):
+            raise ValueError(f"likelihood: got {likelihood!r}, expected 'forward' or 'residual'")
+        if sensors < 1:
+            raise ValueError(
+                f"sensors: got {sensors}, expected at least 1 (mask all of them to observe nothing)"
+            )
+        self.problem = bar(modes, sensors)
+        self.likelihood = likelihood
+        self.noise = noise * LARGEST_AT_PRIOR_MEAN
+        self.residual_scale = residual_scale / ELEMENTS
+        self.corrected = corrected
+        self.register_buffer("origin", torch.zeros(modes, dtype=torch.float64))
+
+    def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Sample the modes, solve for (or sample) u, observe y of shape (sensors,); return u."""
+        z = pyro.sample("z", dist.Normal(self.origin, 1.0).to_event(1))
+        if self.likelihood == "forward":
+            u = self.problem.solve(z)
+        else:
+            # Flat to within 1e-4 nat where |u| < 1, yet proper, so that it can be drawn from.
+            u = pyro.sample("u", dist.Normal(self.origin.new_zeros(ELEMENTS - 1), STATE_SCALE).to_event(1))
+            virtual_observables("r", self.problem, u, z, self.residual_scale, corrected=self.corrected)
+        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask)
+        return u
+
+
+def truth() -> Tensor:
+    """Return the unknowns z, shape (8,), behind the synthetic data set."""
+    return torch.randn(8, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
+
+
+def temperatures() -> dict[str, Any]:
+    """Return the synthetic data set {"y": (8,)} of ``truth()``, with noise of seed 2."""
+    problem = bar()
+    noise = torch.randn(8, generator=torch.Generator().manual_seed(SEED + 1), dtype=torch.float64)
+    return {"y": problem.observe(problem.solve(truth())) + 0.02 * LARGEST_AT_PRIOR_MEAN * noise}
+
+
+_NODES = {"node": tuple(i / ELEMENTS for i in range(1, ELEMENTS))}
+
+register(
+    Animal(
+        name="poisson1d",
+        title="Conductivity of a layered bar from point temperatures",
+        physics="elliptic PDE, 1D, exact solver",
+        likelihoods=("forward", "residual"),
+        model=Poisson1D,
+        data=temperatures,
+        quantities={
+            "z": Quantity("Karhunen-Loeve coefficient", "1", ("mode",)),
+            "u": Quantity("temperature", "1", ("node",), _NODES),
+            "r": Quantity("residual", "1", ("node",), _NODES),
+            "y": Quantity("sensor reading", "1", ("sensor",)),
+        },
+        recipe=Recipe(family="spline", encoder="mlp", objective="forward_kl", steps=20_000, batch_size=256),
+        priors={"z": "Normal(0, 1), each mode", "u": "flat (residual likelihood only)"},
+        source="physzoo's POIS1D; setting of Glyn-Davies et al., arXiv:2409.06560",
+    )
+)

@@ -1,0 +1,134 @@
+"""The register of animals: one file, one system, one registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from torch import nn
+
+ENTRY_POINTS = "physzoo.models"
+IN_THE_ZOO = ("lynx_hare", "linear_gaussian", "poisson1d", "darcy2d")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What a site means: its label, unit and the names of its dimensions, as they reach ArviZ and the figures."""
+
+    label: str
+    unit: str = "1"
+    dims: tuple[str, ...] = ()
+    coords: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an animal is fitted unless the user says otherwise.
+
+    Attributes:
+        family: guide family, a name known to ``physzoo.guides``.
+        encoder: encoder of an amortised guide; ``None`` fits the animal's one data set.
+        objective: "elbo", "forward_kl" or "mixture" (amortised); one data set is always fitted from a Laplace start.
+        steps: optimiser steps.
+        batch_size: simulated data sets a step (amortised).
+        particles: draws a data set and step.
+        learning_rate: Adam's initial step size.
+    """
+
+    family: str = "spline"
+    encoder: str | None = None
+    objective: Literal["elbo", "forward_kl", "mixture"] = "elbo"
+    steps: int = 1000
+    batch_size: int = 256
+    particles: int = 64
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Animal:
+    """One system of the zoo.
+
+    Attributes:
+        name: its name in the registry and on the command line.
+        title: one line for ``physzoo list``.
+        physics: the kind of physics, a few words.
+        likelihoods: which of "forward" and "residual" its model offers.
+        model: builds the Pyro model, a callable ``nn.Module`` of one data set; keyword options only.
+        data: loads the observed data set, the model's keyword arguments as tensors.
+        quantities: site name -> what it means; every latent and observed site stands here.
+        recipe: how it is fitted by default.
+        priors: the prior of each latent site in words, for ``physzoo show``.
+        source: where the system and its numbers come from.
+        published: latent site -> published posterior means (nested lists in the site's shape), where there are any.
+        closed_form: data -> (mean, covariance) of the posterior over the flattened latent sites, where it is known.
+        requires: the optional extra that the model needs ("fem"), or "".
+    """
+
+    name: str
+    title: str
+    physics: str
+    likelihoods: tuple[str, ...]
+    model: Callable[..., nn.Module]
+    data: Callable[[], dict[str, Any]]
+    quantities: Mapping[str, Quantity]
+    recipe: Recipe
+    priors: Mapping[str, str]
+    source: str
+    published: Mapping[str, Any] | None = None
+    closed_form: Callable[..., Any] | None = None
+    requires: str = ""
+
+    @property
+    def story(self) -> str:
+        """The docstring of the file that the animal lives in."""
+        return (import_module(self.model.__module__).__doc__ or "").strip()
+
+
+_ANIMALS: dict[str, Animal] = {}
+
+
+def register(animal: Animal) -> Animal:
+    """Add an animal to the zoo and return it.
+
+    Raises:
+        TypeError: it is no ``Animal``.
+        ValueError: another animal has the name, or the name is not an identifier.
+    """
+    if not isinstance(animal, Animal):
+        raise TypeError(f"animal: got {type(animal).__name__}, expected an Animal")
+    if not animal.name.isidentifier():
+        raise ValueError(f"name: got '{animal.name}', expected letters, digits and underscores")
+    if animal.name in _ANIMALS and _ANIMALS[animal.name] != animal:
+        raise ValueError(f"name: '{animal.name}' is taken already, expected a new name")
+    _ANIMALS[animal.name] = animal
+    return animal
+
+
+@cache
+def _load() -> None:
+    for name in IN_THE_ZOO:
+        import_module(f".{name}", __package__)
+    for point in entry_points(group=ENTRY_POINTS):
+        point.load()
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all animals, those of other installed packages included."""
+    _load()
+    return tuple(_ANIMALS)
+
+
+def get(name: str) -> Animal:
+    """Return the animal called ``name``.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    _load()
+    if name not in _ANIMALS:
+        raise ValueError(f"name: got '{name}', expected one of {', '.join(_ANIMALS)}")
+    return _ANIMALS[name]

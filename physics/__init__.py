@@ -1,0 +1,36 @@
+"""What the world does: problems, fields and the two likelihoods. Knows torch and Pyro, no model."""
+
+from typing import TYPE_CHECKING, Any
+
+from .elliptic1d import Elliptic1D
+from .fields import KarhunenLoeve
+from .likelihoods import SolverWarning, observe, virtual_observables
+from .linear import LinearProblem
+from .ode import ODEProblem
+from .problem import Problem, SolveError, Unknowns
+
+if TYPE_CHECKING:
+    from .fem import FEMProblem
+
+__all__ = [
+    "Elliptic1D",
+    "FEMProblem",
+    "KarhunenLoeve",
+    "LinearProblem",
+    "ODEProblem",
+    "Problem",
+    "SolveError",
+    "SolverWarning",
+    "Unknowns",
+    "observe",
+    "virtual_observables",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Finite elements bring in dolfinx and MPI, which only start for those who ask.
+    if name == "FEMProblem":
+        from .fem import FEMProblem
+
+        return FEMProblem
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,282 @@
+"""Any form written in UFL as a differentiable torch operation through dolfinx."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .problem import Problem, Unknowns
+
+if TYPE_CHECKING:
+    import ufl
+    from dolfinx import fem
+
+
+@dataclass(frozen=True)
+class NewtonOptions:
+    """When Newton's method stops.
+
+    Attributes:
+        max_iterations: steps after which a sample counts as failed.
+        tolerance: the largest entry of the last step, relative to the largest entry of the state.
+    """
+
+    max_iterations: int = 30
+    tolerance: float = 1e-9
+
+
+def require_dolfinx() -> Any:
+    """Import and return dolfinx.
+
+    Raises:
+        ImportError: it is not installed; the message says how to install it.
+    """
+    with contextlib.suppress(ImportError):  # only the wheel has it, and needs it first: it orders MPI
+        import dolfinx_solver  # noqa: F401
+    try:
+        import dolfinx
+    except ImportError as error:
+        raise ImportError(
+            "finite elements need dolfinx 0.11: install physzoo[fem] on Linux x86-64, "
+            "or the conda-forge package fenics-dolfinx elsewhere"
+        ) from error
+    return dolfinx
+
+
+class FEMProblem(Problem):
+    """A boundary value problem given by a UFL residual F(u, z; v) = 0 for all test functions v.
+
+    The state is the vector of **free** degrees of freedom, those without a Dirichlet condition, in ascending
+    order: ``solve`` returns them, ``observe``, ``residual`` and ``logdet`` take them, and ``full`` adds the
+    boundary values. With test functions phi_i of the free dofs,
+
+        residual   r_i(u, z) = F(u, z; phi_i),
+        solve      r(u, z) = 0 by one linear solve or Newton's method; u0 is what ``u`` holds at construction,
+        gradient   J^T lambda = g,  dz = -(dF/dz)^T lambda  with the factorisation of J = dr/du that solve
+        left, logdet     log|det J|, derivatives from J^-1 on the sparsity pattern (``fem_selected``).
+
+    z maps names to tensors: a field (``fem.Function``) has shape (..., dofs), a scalar constant (...), a
+    vector constant (..., components). A single tensor serves where there is one parameter. Leading dimensions
+    broadcast; the samples are solved one after another, in float64 on the CPU, and the result has the dtype
+    and device of what came. Everything is differentiable once in u, z and the target residual. Dirichlet
+    values are fixed at construction.
+
+    The problem owns ``u`` and the parameters of the form: it overwrites their values. It is one object of one
+    process and thread; MPI starts when dolfinx is imported, so process pools must spawn and build their own
+    problem. A copy (``copy.deepcopy``) is the same object, since nothing in it can be trained. Up to the next
+    backward pass each sample that needs a gradient keeps its factorisation.
+
+    Args:
+        form: residual form, linear in its one test function.
+        u: the state in it, an unknown of one space without subspaces in other meshes.
+        parameters: name -> the ``fem.Function`` or ``fem.Constant`` of the form that is unknown.
+        bcs: Dirichlet conditions.
+        sensors: points (m, dimension) where u is read, or a sparse matrix (m, dofs); None makes ``observe``
+        fail.
+        linear: whether F is affine in u; None finds out from the form.
+        symmetric: promise that J is symmetric: Cholesky takes the place of LU.
+        quadrature_degree: on every measure; None keeps stated ones and fixes the others at UFL's largest
+            estimate for the form (differing degrees in a form and its derivative spoil the gradient).
+        newton: when Newton's method stops.
+        on_failure: "raise" a SolveError, or "reject": a failed sample is NaN without a gradient.
+
+    Raises:
+        ImportError: dolfinx is missing.
+        TypeError, ValueError: an argument does not fit the form.
+
+    Source: adjoint of a discretised equation: Hinze, Pinnau, Ulbrich, Ulbrich, Optimization with PDE
+        Constraints (2009), section 1.6; Farrell, Ham, Funke, Rognes, SIAM J. Sci. Comput. 35, C369 (2013).
+    """
+
+    free_dofs: Tensor
+    boundary_values: Tensor
+    sensor_dofs: Tensor
+    sensor_weights: Tensor
+    state_event_dim = 1
+
+    def __init__(
+        self,
+        form: ufl.Form,
+        u: fem.Function,
+        parameters: Mapping[str, fem.Function | fem.Constant],
+        bcs: Sequence[fem.DirichletBC] = (),
+        sensors: Any = None,
+        linear: bool | None = None,
+        symmetric: bool = False,
+        quadrature_degree: int | None = None,
+        newton: NewtonOptions | None = None,
+        on_failure: Literal["raise", "reject"] = "raise",
+    ) -> None:
+        super().__init__()
+        require_dolfinx()
+        from . import fem_assembly, fem_forms
+
+        if on_failure not in ("raise", "reject"):
+            raise ValueError(f"on_failure got {on_failure!r}, expected 'raise' or 'reject'")
+        fem_forms.check_problem(form, u, parameters, bcs)
+        form = fem_forms.fix_degree(form, quadrature_degree)
+        self.on_failure = on_failure
+        self._system = fem_assembly.System(
+            form, u, parameters, bcs, linear, symmetric, newton or NewtonOptions()
+        )
+        self._shapes = {name: self._event_shape(p) for name, p in parameters.items()}
+        self._register(sensors)
+
+    @staticmethod
+    def _event_shape(parameter: Any) -> tuple[int, ...]:
+        return parameter.x.array.shape if hasattr(parameter, "x") else tuple(parameter.ufl_shape)
+
+    def _register(self, sensors: Any) -> None:
+        """Store H and the place of the boundary values: buffers that follow ``.to``, not in state_dict."""
+        from . import fem_sensors
+
+        system = self._system
+        place = np.empty(system.n_dofs, dtype=np.int64)
+        place[np.concatenate([system.free, system.fixed])] = np.arange(system.n_dofs)
+        buffers = {"free_dofs": system.free, "boundary_values": system.start[system.fixed], "_place": place}
+        if sensors is not None:
+            buffers["sensor_dofs"], buffers["sensor_weights"] = fem_sensors.sensor_table(
+                system.space, sensors
+            )
+        for name, array in buffers.items():
+            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+
+    def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
+        """Return the free dofs u, shape (..., free dofs), with r(u, z) = ``residual`` (zero where not given).
+
+        Raises:
+            SolveError: singular Jacobian, no convergence, or parameters that are not finite; names sample and
+            values. ValueError, TypeError: z or residual do not fit.
+        """
+        from .fem_autograd import Solve
+
+        tensors, shape, like = self._flat(z, residual)
+        target = (None,) if residual is None else ()
+        out = Solve.apply(self._system, shape, self.on_failure == "reject", *target, *tensors)
+        return self._back(out, shape, like)
+
+    def residual(self, u: Tensor, z: Unknowns) -> Tensor:
+        """Return r_i(u, z) = F(u, z; phi_i), shape (..., free dofs); no solve. u holds the free dofs."""
+        from .fem_autograd import Residual
+
+        tensors, shape, like = self._flat(z, u)
+        return self._back(Residual.apply(self._system, *tensors), shape, like)
+
+    def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
+        """Return log|det dr/du|, shape (...), -inf where singular; its gradient takes dx and ds measures."""
+        from .fem_autograd import LogDeterminant
+
+        tensors, shape, like = self._flat(z, u)
+        return self._back(LogDeterminant.apply(self._system, *tensors), shape, like)
+
+    def observe(self, u: Tensor) -> Tensor:
+        """Return the state at the sensors, shape (..., sensors); point by point for vectors."""
+        if "sensor_dofs" not in self._buffers:
+            raise ValueError("sensors got None, expected points or a sparse matrix where observe is called")
+        values = self.full(u)[..., self.sensor_dofs]
+        return (values * self.sensor_weights.to(values.dtype)).sum(-1)
+
+    def full(self, u: Tensor) -> Tensor:
+        """Return all dofs, shape (..., dofs): the free ones u and the Dirichlet values."""
+        if u.shape[-1] != self.free_dofs.numel():
+            raise ValueError(
+                f"u got shape {tuple(u.shape)}, expected (..., {self.free_dofs.numel()}) free dofs"
+            )
+        fixed = self.boundary_values.to(u.dtype).expand(*u.shape[:-1], -1)
+        return torch.cat([u, fixed], -1)[..., self._buffers["_place"]]
+
+    def restrict(self, full: Tensor) -> Tensor:
+        """Return the free dofs of a vector of all dofs, shape (..., free dofs)."""
+        return full[..., self.free_dofs]
+
+    def to_function(self, u: Tensor) -> fem.Function:
+        """Return one sample's state as a new ``fem.Function``, for plotting and output."""
+        from dolfinx import fem
+
+        function: Any = fem.Function(self._system.space)
+        function.x.array[:] = self.full(u).detach().cpu().numpy()
+        return function
+
+    def coordinates(self, name: str | None = None) -> Tensor:
+        """Return where the dofs of a field lie, shape (points, dimension): of a parameter or of the state."""
+        function: Any = self._system.u if name is None else self._system.parameters.get(name)
+        if function is None or not hasattr(function, "x"):
+            raise ValueError(f"name got {name!r}, expected a field: one of {', '.join(self._shapes)}")
+        space = function.function_space
+        return torch.from_numpy(space.tabulate_dof_coordinates()[:, : space.mesh.geometry.dim].copy())
+
+    def tangent(self, z: Unknowns, direction: Unknowns) -> tuple[Tensor, Tensor]:
+        """Return u = F(z) and its directional derivative du = -J^-1 (dF/dz) dz for one sample, no gradients.
+
+        Costs one solve and one more substitution: what Gauss-Newton and adjoint tests need.
+        """
+        values, shape, like = self._flat(z)
+        steps, shape_of_step, _ = self._flat(direction)
+        if shape or shape_of_step:
+            raise ValueError(f"z, direction got leading shapes {shape}, {shape_of_step}, expected one sample")
+        u, du = self._system.tangent(
+            [v[0].detach().numpy() for v in values], [v[0].detach().numpy() for v in steps]
+        )
+        return torch.from_numpy(u).to(like), torch.from_numpy(du).to(like)
+
+    @property
+    def linear(self) -> bool:
+        """Whether the residual is affine in the state."""
+        return self._system.linear
+
+    def _named(self, z: Unknowns) -> Mapping[str, Tensor]:
+        if isinstance(z, Tensor):
+            if len(self._shapes) != 1:
+                raise TypeError(f"z got one tensor, expected a mapping with {', '.join(self._shapes)}")
+            return {next(iter(self._shapes)): z}
+        if set(z) != set(self._shapes):
+            raise ValueError(
+                f"z got the names {', '.join(sorted(z))}, expected {', '.join(sorted(self._shapes))}"
+            )
+        return z
+
+    def _flat(self, z: Unknowns, state: Tensor | None = None) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
+        """Return ([state,] *z) as float64 (samples, ...), the leading shape and an empty tensor like them."""
+        entries = [] if state is None else [("state", state, (self.free_dofs.numel(),))]
+        named = self._named(z)
+        entries += [(name, named[name], event) for name, event in self._shapes.items()]
+        for name, tensor, event in entries:
+            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise TypeError(f"{name} got {got}, expected a floating-point tensor")
+            if tensor.shape[max(tensor.dim() - len(event), 0) :] != event:
+                expected = ", ".join(["...", *map(str, event)])
+                raise ValueError(f"{name} got shape {tuple(tensor.shape)}, expected ({expected})")
+        leading = {name: tensor.shape[: tensor.dim() - len(event)] for name, tensor, event in entries}
+        try:
+            sizes = set(leading.values())
+            shape = tuple(sizes.pop() if len(sizes) == 1 else torch.broadcast_shapes(*sizes))
+        except RuntimeError as error:
+            got = ", ".join(f"{name} {tuple(size)}" for name, size in leading.items())
+            raise ValueError(f"leading shapes got {got}, expected shapes that broadcast") from error
+        flat = [
+            tensor.expand(shape + event).reshape(-1, *event).to("cpu", torch.float64)
+            for _, tensor, event in entries
+        ]
+        dtype = entries[0][1].dtype
+        for _, tensor, _ in entries:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+        return flat, shape, torch.empty(0, dtype=dtype, device=entries[0][1].device)
+
+    @staticmethod
+    def _back(out: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return out.reshape(shape + tuple(out.shape[1:])).to(like)
+
+    def __deepcopy__(self, memo: dict) -> FEMProblem:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a FEMProblem cannot be pickled, expected a function that builds it in the other process"
+        )

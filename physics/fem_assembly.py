@@ -1,0 +1,258 @@
+"""Numerical side of the finite elements: compiled forms, one matrix, its factorisations, Newton's method.
+
+Works on numpy arrays and writes every result in place. Imports dolfinx; ``fem.FEMProblem`` imports this
+module when a problem is built.
+"""
+
+# UFL and dolfinx annotate with unions of all that an operation might return.
+# pyright: reportArgumentType=false, reportPrivateImportUsage=false, reportReturnType=false, reportOptionalIterable=false
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sparse
+import ufl
+from dolfinx import fem, la
+from petsc4py import PETSc
+
+from . import fem_forms
+from .fem_compiled import Factor, Gradient, compile_form
+from .fem_logdet import LogDet
+from .problem import SolveError
+
+NATIVE_LIMIT = (
+    5000  # PETSc's own LU is the cheapest below (0.25 ms at 1,089 dofs, MUMPS 0.42), MUMPS above (11 and 21)
+)
+LINEAR_TOLERANCE = 1e-8
+
+
+class System:
+    """The assembled residual F(u, p; v) = 0 on the free dofs; values live in the functions of the form."""
+
+    def __init__(
+        self,
+        form: ufl.Form,
+        u: fem.Function,
+        parameters: Mapping[str, fem_forms.Parameter],
+        bcs: Sequence[fem.DirichletBC],
+        linear: bool | None,
+        symmetric: bool,
+        newton,
+    ) -> None:
+        self.form, self.u, self.parameters, self.bcs, self.newton = form, u, parameters, list(bcs), newton
+        self.symmetric = symmetric
+        self.space = u.function_space
+        self.bilinear = fem_forms.jacobian(form, u)
+        self.linear = not fem_forms.depends_on(self.bilinear, u) if linear is None else linear
+        for bc in self.bcs:
+            bc.set(u.x.array)
+        self.state = u.x.array
+        self.start = self.state.copy()
+        self._values = [p.x.array if isinstance(p, fem.Function) else p.value for p in parameters.values()]
+        self.n_dofs = self.start.size
+        fixed = [bc.dof_indices()[0] for bc in self.bcs]
+        self.fixed = np.unique(np.concatenate(fixed)) if fixed else np.zeros(0, dtype=np.int32)
+        self.free = np.setdiff1d(np.arange(self.n_dofs), self.fixed)
+        self._residual_form = compile_form(form)
+        self._jacobian_form = compile_form(self.bilinear)
+        self._csr = fem.create_matrix(self._jacobian_form, block_mode=la.BlockMode.expanded)
+        self._data = self._csr.data
+        self._pointers = self._csr.indptr.astype(PETSc.IntType)
+        self._columns = self._csr.indices.astype(PETSc.IntType)
+        self._petsc = PETSc.Mat().createAIJWithArrays(
+            (self.n_dofs, self.n_dofs), (self._pointers, self._columns, self._data), comm=PETSc.COMM_SELF
+        )
+        if symmetric:
+            self._petsc.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+        self._arrays = np.zeros((3, self.n_dofs))
+        self._right, self._left, self._check = (
+            PETSc.Vec().createWithArray(array, comm=PETSc.COMM_SELF) for array in self._arrays
+        )
+        self._vector = np.zeros(self.n_dofs)
+        self._solver = "petsc" if self.n_dofs < NATIVE_LIMIT else "mumps"
+        self._idle: list[Factor] = []
+
+    def set_parameters(self, values: Sequence[np.ndarray]) -> None:
+        """Write one sample's parameters, in the order of ``parameters``."""
+        for target, value in zip(self._values, values, strict=True):
+            target[...] = value
+
+    def set_state(self, u: np.ndarray) -> None:
+        """Write one sample's free dofs."""
+        self.state[self.free] = u
+
+    def residual(self) -> np.ndarray:
+        """Return F at the present state and parameters on the free dofs, a new array."""
+        self._vector[:] = 0.0
+        fem.assemble_vector(self._vector, self._residual_form)
+        return self._vector[self.free]
+
+    def assemble(self) -> None:
+        """Assemble dF/du at the present values; rows and columns of fixed dofs are those of the identity."""
+        self._data[:] = 0.0
+        fem.assemble_matrix(self._csr, self._jacobian_form, self.bcs)
+        self._petsc.stateIncrease()
+
+    def matrix(self) -> sparse.csr_array:
+        """Return the assembled matrix on all dofs; its data are written again by the next assembly."""
+        return sparse.csr_array((self._data, self._columns, self._pointers), shape=(self.n_dofs, self.n_dofs))
+
+    def factorise(self) -> Factor:
+        """Assemble and factorise dF/du at the present values.
+
+        Raises:
+            SolveError: the matrix is singular or not finite.
+        """
+        self.assemble()
+        factor = self._idle.pop() if self._idle else Factor(self._petsc, self._solver, self.symmetric)
+        if factor.compute():
+            return factor
+        return self._pivoted()
+
+    def _pivoted(self) -> Factor:
+        """Factorise with MUMPS, which pivots, from now on (PETSc's own LU does not: saddle points)."""
+        if self._solver != "mumps":
+            self._solver = "mumps"
+            self._idle.clear()
+            factor = Factor(self._petsc, self._solver, self.symmetric)
+            if factor.compute():
+                return factor
+        raise SolveError("the Jacobian dF/du is singular")
+
+    def release(self, factor: Factor) -> None:
+        """Give a factorisation back for reuse."""
+        if factor.solver == self._solver:
+            self._idle.append(factor)
+
+    @cached_property
+    def logdet(self) -> LogDet:
+        """The log-determinant of dF/du; built on first use."""
+        return LogDet(self)
+
+    def _step(self, right: np.ndarray) -> tuple[np.ndarray, Factor]:
+        """Return J^-1 right on the free dofs and the factorisation; a bad one is done again with pivots."""
+        factor = self.factorise()
+        for attempt in (0, 1):
+            step = self.apply_inverse(factor, right)
+            self._petsc.mult(self._left, self._check)
+            defect = np.abs(self._arrays[2] - self._arrays[0]).max(initial=0.0)
+            if defect <= LINEAR_TOLERANCE * np.abs(right).max(initial=0.0):
+                return step, factor
+            if attempt == 0:
+                factor = self._pivoted()
+        raise SolveError(
+            f"the linear solve left a residual of {defect:.1e}: the Jacobian dF/du is nearly singular"
+        )
+
+    def apply_inverse(self, factor: Factor, right: np.ndarray, transposed: bool = False) -> np.ndarray:
+        """Return J^-1 right (or J^-T right) on the free dofs, a new array."""
+        self._arrays[0][self.free] = right
+        (factor.solve_transposed if transposed else factor.solve)(self._right, self._left)
+        return self._arrays[1][self.free]
+
+    def solve(self, target: np.ndarray | None, keep: bool) -> Factor | None:
+        """Move the state to F(u, p) = target; with ``keep`` return the factorisation at the solution.
+
+        Raises:
+            SolveError: Newton's method did not converge, or a Jacobian is singular.
+        """
+        self.state[:] = self.start
+
+        def misfit() -> np.ndarray:
+            return self.residual() if target is None else self.residual() - target
+
+        residual = misfit()
+        if not self.linear:
+            self._newton(residual, misfit)
+            return self.factorise() if keep else None
+        step, factor = self._step(residual)
+        self.state[self.free] -= step
+        if keep:
+            return factor
+        self.release(factor)
+        return None
+
+    def _newton(self, residual: np.ndarray, misfit: Callable[[], np.ndarray]) -> None:
+        """Newton's method, the step halved until the residual falls."""
+        state, free = self.state, self.free
+        scale = np.abs(self.start).max(initial=0.0)
+        for _ in range(self.newton.max_iterations):
+            if not np.isfinite(residual).all():
+                raise SolveError("the residual is not finite")
+            step, factor = self._step(residual)
+            self.release(factor)
+            before, norm = state[free], np.linalg.norm(residual)
+            state[free] = before - step
+            scale = max(scale, np.abs(state).max(initial=0.0))
+            if np.abs(step).max(initial=0.0) <= self.newton.tolerance * scale:
+                return
+            residual = misfit()
+            fraction = 1.0
+            while not np.linalg.norm(residual) < norm and fraction > 1e-3:
+                fraction /= 2.0
+                state[free] = before - fraction * step
+                residual = misfit()
+        size = np.linalg.norm(residual)
+        raise SolveError(
+            f"Newton stopped after {self.newton.max_iterations} iterations with a residual of {size:.1e}"
+        )
+
+    @cached_property
+    def _adjoint(self) -> fem.Function:
+        return fem.Function(self.space)
+
+    @cached_property
+    def _weighted(self) -> ufl.Form:
+        return fem_forms.weighted(self.form, self._adjoint)
+
+    @cached_property
+    def _pullbacks(self) -> dict[str, Gradient]:
+        return {}
+
+    def pull_back(self, weights: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return (dF/dp)^T weights for named parameters; the name "" stands for the state (its free dofs)."""
+        self._adjoint.x.array[self.free] = weights
+        gradients = {}
+        for name in names:
+            if name not in self._pullbacks:
+                self._pullbacks[name] = Gradient(self._weighted, self.parameters[name] if name else self.u)
+            value = self._pullbacks[name]()
+            gradients[name] = value if name else value[self.free]
+        return gradients
+
+    @cached_property
+    def _pushforwards(self) -> dict[str, tuple]:
+        return {}
+
+    def _push_forward(self, name: str, direction: np.ndarray) -> np.ndarray:
+        """Return dF/dp . direction on the free dofs for one parameter, a new array."""
+        if name not in self._pushforwards:
+            parameter = self.parameters[name]
+            if isinstance(parameter, fem.Function):
+                along = fem.Function(parameter.function_space)
+            else:
+                along = fem.Constant(self.space.mesh, np.zeros(parameter.ufl_shape))
+            form = fem_forms.directional(self.form, parameter, along)
+            self._pushforwards[name] = along, None if fem_forms.is_zero(form) else compile_form(form)
+        along, form = self._pushforwards[name]
+        (along.x.array if isinstance(along, fem.Function) else along.value)[...] = direction
+        self._vector[:] = 0.0
+        if form is not None:
+            fem.assemble_vector(self._vector, form)
+        return self._vector[self.free]
+
+    def tangent(
+        self, values: Sequence[np.ndarray], direction: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the solution u at some parameters and its derivative -J^-1 (dF/dp) direction."""
+        self.set_parameters(values)
+        self.solve(None, keep=False)
+        factor = self.factorise()
+        right = np.zeros(self.free.size)
+        for name, step in zip(self.parameters, direction, strict=True):
+            right -= self._push_forward(name, step)
+        du = self.apply_inverse(factor, right)
+        self.release(factor)
+        return self.state[self.free], du

@@ -1,0 +1,243 @@
+"""The two likelihoods of physics-informed models: data seen through noise, and residuals seen as zero."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistribution
+from torch import Tensor
+from torch.distributions import ExpTransform
+
+from .problem import Problem, Unknowns
+
+FAMILIES = ("normal", "lognormal", "student_t")
+
+
+class SolverWarning(RuntimeWarning):
+    """Some samples had no solution and were given log-density -inf."""
+
+
+def observe(
+    name: str,
+    mean: Tensor,
+    noise: float | Tensor,
+    obs: Tensor | None = None,
+    mask: Tensor | None = None,
+    family: str = "normal",
+    df: float | Tensor | None = None,
+    event_dim: int = 1,
+) -> Tensor:
+    """Observe data through noise: the likelihood p(y | mean, noise) as one Pyro site.
+
+        normal      y = mean + noise e,             e ~ N(0, 1)
+        lognormal   log y = log(mean) + noise e,    e ~ N(0, 1)
+        student_t   y = mean + noise e,             e ~ t_df
+
+    A masked-out entry contributes exactly zero to the density and to its gradient, whatever obs holds there
+    (NaN included). A sample whose mean is not finite (a rejected solve; for lognormal also a mean that is not
+    positive) gets log-density -inf from the factor ``f"{name}_rejected"`` and no gradient; without obs its
+    simulated data are NaN. Batch neighbours are untouched.
+
+    Args:
+        name: the site.
+        mean: what the sensors read without noise, shape (..., *event); for lognormal the median.
+        noise: scale, a positive number or a tensor (fixed, learnt or sampled) that broadcasts against mean: a
+            sampled scalar enters as ``noise[..., None]``. In units of the data; for lognormal relative.
+        obs: the data, shape (..., *event); None simulates them.
+        mask: boolean, True where observed; broadcasts against obs.
+        family: "normal", "lognormal" or "student_t".
+        df: degrees of freedom of student_t.
+        event_dim: number of trailing dimensions that one data set has.
+
+    Returns:
+        The data, given or simulated, shape (..., *event).
+
+    Raises:
+        ValueError, TypeError: an argument does not fit; the message names the site. What takes a pass over
+            the data (their positivity, their finiteness, the sign of a noise tensor) is checked while Pyro's
+            validation is on.
+    """
+    _check(name, mean, noise, obs, mask, family, df, event_dim)
+    rejected = _rejected(mean, family, event_dim)
+    simulated_nowhere = rejected is not None and obs is None
+    if rejected is not None:
+        warnings.warn(
+            f"site '{name}': samples without a solution got log-density -inf", SolverWarning, stacklevel=2
+        )
+        inside = ~rejected[(...,) + (None,) * event_dim]
+        mean = torch.where(inside, mean, math.nan if simulated_nowhere else 1.0)
+        mask = inside if mask is None else inside & mask
+    if obs is not None and mask is not None:
+        # 1 is inside every family's support; a NaN would survive in the gradient of the masked branch.
+        obs = torch.where(mask, obs, 1.0)
+    likelihood = _distribution(mean, noise, family, df, validate=False if simulated_nowhere else None)
+    if mask is not None:
+        likelihood = likelihood.mask(mask)
+    value = pyro.sample(name, likelihood.to_event(event_dim), obs=obs)
+    if rejected is not None:
+        weight = torch.zeros(rejected.shape, dtype=mean.dtype, device=mean.device)
+        pyro.factor(f"{name}_rejected", weight.masked_fill(rejected, -math.inf))
+    return value
+
+
+def virtual_observables(
+    name: str,
+    problem: Problem,
+    u: Tensor,
+    z: Unknowns,
+    scale: float | Tensor,
+    corrected: bool = True,
+    event_dim: int | None = None,
+) -> Tensor:
+    """Observe the residual as zero: 0 ~ N(r(u, z), scale^2), no solver in the loop.
+
+    Integrating u out of N(0; r(u, z), scale^2) p(y | u) as scale -> 0 leaves p(y | z) / |det dr/du|, not p(y
+    | z): the virtual observable rewards parameters to which the residual is insensitive (a small stiffness),
+    and with few sensors the mass runs away. The correction adds the factor
+
+        f"{name}_logdet" = log|det dr/du|,
+
+    after which the marginal posterior of z is the forward model's up to O(scale). Use ``corrected=False``
+    only to show the difference, or where z is not inferred: there the factor is a constant.
+
+    Args:
+        name: the site of the residual.
+        problem: supplies ``residual(u, z)`` and ``logdet(u, z)``.
+        u: state, shape (..., *state).
+        z: unknowns.
+        scale: s_r > 0, in units of the residual (for a weak form: of the nodal load f h).
+        corrected: whether to add the determinant.
+        event_dim: trailing dimensions of one residual; by default ``problem.state_event_dim``, or 1 without
+            it.
+
+    Returns:
+        The residual r(u, z), shape (..., *state).
+
+    Raises:
+        ValueError, TypeError: as ``observe``.
+
+    Source: Glyn-Davies et al., arXiv:2409.06560, section 4 (virtual observables); the determinant is
+        physzoo's.
+    """
+    if event_dim is None:
+        event_dim = int(getattr(problem, "state_event_dim", 1))
+    r = problem.residual(u, z)
+    observe(name, r, scale, obs=torch.zeros_like(r), event_dim=event_dim)
+    if corrected:
+        pyro.factor(f"{name}_logdet", problem.logdet(u, z))
+    return r
+
+
+def _normal(mean: Tensor, noise: float | Tensor, df: float | Tensor | None, validate: bool | None):
+    return dist.Normal(mean, noise, validate_args=validate)
+
+
+def _lognormal(mean: Tensor, noise: float | Tensor, df: float | Tensor | None, validate: bool | None):
+    # not dist.LogNormal: it checks its normal base whatever validate_args says
+    base = dist.Normal(mean.log(), noise, validate_args=validate)
+    return dist.TransformedDistribution(base, [ExpTransform()], validate_args=validate)
+
+
+def _student_t(mean: Tensor, noise: float | Tensor, df: float | Tensor | None, validate: bool | None):
+    return dist.StudentT(df, mean, noise, validate_args=validate)
+
+
+_FAMILIES: dict[str, Callable[..., TorchDistribution]] = dict(
+    zip(FAMILIES, (_normal, _lognormal, _student_t), strict=True)
+)
+
+
+def _distribution(
+    mean: Tensor, noise: float | Tensor, family: str, df: float | Tensor | None, validate: bool | None
+) -> TorchDistribution:
+    return _FAMILIES[family](mean, noise, df, validate)
+
+
+def _rejected(mean: Tensor, family: str, event_dim: int) -> Tensor | None:
+    """Which samples have no usable mean, shape (...); None where all have one."""
+    usable = torch.isfinite(mean)
+    if family == "lognormal":
+        usable = usable & (mean > 0)
+    if bool(usable.all()):
+        return None
+    return ~(usable.flatten(-event_dim).all(-1) if event_dim else usable)
+
+
+def _check(
+    name: str,
+    mean: Tensor,
+    noise: float | Tensor,
+    obs: Tensor | None,
+    mask: Tensor | None,
+    family: str,
+    df: float | Tensor | None,
+    event_dim: int,
+) -> None:
+    site = f"site '{name}':"
+    if family not in _FAMILIES:
+        raise ValueError(f"{site} family got {family!r}, expected one of {', '.join(FAMILIES)}")
+    if (df is None) == (family == "student_t"):
+        raise ValueError(
+            f"{site} df got {df!r} with family {family!r}, expected a number with student_t only"
+        )
+    if mean.dim() < event_dim:
+        raise ValueError(
+            f"{site} mean got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions"
+        )
+    if isinstance(noise, Tensor):
+        _check_broadcast(
+            site, "noise", noise.shape, mean.shape, "; a sampled scalar enters as noise[..., None]"
+        )
+    elif not (math.isfinite(noise) and noise > 0):
+        raise ValueError(f"{site} noise got {noise}, expected a positive number")
+    if obs is not None:
+        if not isinstance(obs, Tensor) or not obs.is_floating_point():
+            got = obs.dtype if isinstance(obs, Tensor) else type(obs).__name__
+            raise TypeError(f"{site} obs got {got}, expected a floating-point tensor")
+        event = mean.shape[mean.dim() - event_dim :]
+        if obs.dim() < event_dim or obs.shape[obs.dim() - event_dim :] != event:
+            raise ValueError(
+                f"{site} obs got shape {tuple(obs.shape)}, expected (..., {', '.join(map(str, event))})"
+            )
+        _check_broadcast(site, "obs", obs.shape, mean.shape)
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"{site} mask got {got}, expected a boolean tensor, True where observed")
+        _check_broadcast(site, "mask", mask.shape, mean.shape if obs is None else obs.shape)
+    if pyro.settings.get("validate_distributions_pyro"):
+        _check_data(site, noise, obs, mask, family)
+
+
+def _check_data(
+    site: str, noise: float | Tensor, obs: Tensor | None, mask: Tensor | None, family: str
+) -> None:
+    if isinstance(noise, Tensor) and not bool((noise > 0).all()):
+        raise ValueError(
+            f"{site} noise got {float(noise.min()):.6g} as its smallest entry, expected positive numbers"
+        )
+    if obs is None:
+        return
+    seen = obs if mask is None else torch.where(mask, obs, 1.0)
+    if not bool(torch.isfinite(seen).all()):
+        raise ValueError(f"{site} obs got a non-finite entry, expected finite numbers; mask what is missing")
+    if family == "lognormal" and not bool((seen > 0).all()):
+        raise ValueError(
+            f"{site} obs got {float(seen.min()):.6g}, expected positive numbers for family lognormal"
+        )
+
+
+def _check_broadcast(site: str, argument: str, got: torch.Size, expected: torch.Size, hint: str = "") -> None:
+    if got == expected:
+        return
+    # Outer batches may stand on either side, event dimensions may not grow.
+    for mine, other in zip(reversed(got), reversed(expected), strict=False):
+        if mine != other and mine != 1 and other != 1:
+            raise ValueError(
+                f"{site} {argument} got shape {tuple(got)}, expected to broadcast to {tuple(expected)}{hint}"
+            )

@@ -1,0 +1,298 @@
+"""Ordinary differential equations as a problem: trajectories solved, defects as residuals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from torchdiffeq import odeint
+
+from .problem import Problem, SolveError, Unknowns
+
+FIXED_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
+ADAPTIVE = ("bosh3", "dopri5", "dopri8")
+_FAILURES = ("underflow in dt", "non-finite values in state", "max_num_steps exceeded")
+
+RightHandSide = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+
+
+class ODEProblem(Problem):
+    """An initial value problem: du/dt = f(t, u; z), u(t0) = z["initial_state"], at times t_1 < ... < t_T.
+
+    The state is the whole trajectory u, shape (..., T, k). With Phi the flow of the equation from one time to
+    the next, the residual holds the one-step defects
+
+        r_1 = u_1 - Phi(initial_state; t0 -> t_1),      r_n = u_n - Phi(u_{n-1}; t_{n-1} -> t_n),
+
+    all computed in one batched solve, each interval in its own unit time; where t_1 = t0, r_1 = u_1 -
+    initial_state. A defect is in units of the state.
+
+    z is a mapping of named unknowns, "initial_state" of shape (..., k) among them; any other is a scalar
+    (...,) or, by ``event_dims``, a vector. Batch shapes broadcast.
+
+    Args:
+        rhs: f(t, state, z) -> shape of state (..., k); every z arrives with the state's batch shape, t is a
+            scalar or broadcasts against that batch shape.
+        times: t_1 ... t_T, increasing, spacing free, first not before t0.
+        t0: start time; None takes the first of the times, so that the first state is the initial state.
+        method: fixed step (euler, midpoint, heun2, heun3, rk4) or adaptive (bosh3, dopri5, dopri8). An
+            adaptive solver chooses one step for the whole batch.
+        substeps: steps in each interval between consecutive times (fixed step).
+        rtol, atol: tolerances (adaptive).
+        max_steps: adaptive steps after which an interval counts as failed.
+        observation: H, state (..., T, k) -> data; None returns the state.
+        event_dims: number of own dimensions of each unknown that is not a scalar.
+        on_failure: "raise" a SolveError, or "reject": the failed samples' states are NaN, without a gradient,
+            and ``observe`` gives them log-density -inf.
+        dtype: of the times; None keeps that of a tensor and else takes torch's default.
+
+    Raises:
+        ValueError: an argument does not fit.
+
+    Example:
+        >>> decay = ODEProblem(lambda t, u, z: -z["rate"][..., None] * u, times=[0.0, 1.0, 3.0], substeps=20)
+        >>> decay.solve({"rate": torch.tensor(1.0), "initial_state": torch.ones(1)}).squeeze(-1)
+        tensor([1.0000, 0.3679, 0.0498])
+    """
+
+    times: Tensor
+    state_event_dim = 2
+
+    def __init__(
+        self,
+        rhs: RightHandSide,
+        times: Sequence[float] | Tensor,
+        t0: float | None = None,
+        method: str = "rk4",
+        substeps: int = 1,
+        rtol: float = 1e-6,
+        atol: float = 1e-8,
+        max_steps: int = 10_000,
+        observation: Callable[[Tensor], Tensor] | None = None,
+        event_dims: Mapping[str, int] | None = None,
+        on_failure: str = "raise",
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        exact = torch.as_tensor(times, dtype=torch.float64)
+        if exact.dim() != 1 or not len(exact) or not bool((exact.diff() > 0).all()):
+            raise ValueError(f"times got {exact.tolist()}, expected increasing numbers")
+        start = float(exact[0]) if t0 is None else float(t0)
+        if start > float(exact[0]):
+            raise ValueError(f"t0 got {start}, expected at most the first of the times, {float(exact[0])}")
+        if method not in FIXED_STEP + ADAPTIVE:
+            raise ValueError(f"method got {method!r}, expected one of {', '.join(FIXED_STEP + ADAPTIVE)}")
+        if substeps < 1 or max_steps < 1:
+            raise ValueError(f"substeps and max_steps got {substeps} and {max_steps}, expected at least 1")
+        if on_failure not in ("raise", "reject"):
+            raise ValueError(f"on_failure got {on_failure!r}, expected 'raise' or 'reject'")
+        self.rhs = rhs
+        self.t0 = start
+        self.method = method
+        self.substeps = substeps
+        self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
+        self.observation = observation
+        self.event_dims = {**(event_dims or {}), "initial_state": 1}
+        self.on_failure = on_failure
+        self._starts_at_times = start == float(exact[0])
+        if dtype is None and isinstance(times, Tensor) and times.is_floating_point():
+            dtype = times.dtype
+        self.register_buffer("times", exact.to(dtype or torch.get_default_dtype()))
+
+    def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
+        """Return the trajectory u, shape (..., T, k), whose defects are ``residual`` (by default zero).
+
+        Raises:
+            SolveError: a sample failed and ``on_failure`` is "raise".
+        """
+        unknowns, batch = self._unknowns(z, () if residual is None else residual.shape[:-2])
+        initial = unknowns["initial_state"]
+        if residual is None:
+            knots = (
+                self.times
+                if self._starts_at_times
+                else torch.cat([self.times.new_tensor([self.t0]), self.times])
+            )
+            path = self._flow(initial, unknowns, knots.to(initial.dtype))
+            return path[-len(self.times) :].movedim(0, -2)
+        states, before = [], initial
+        begin, length = self._intervals(initial)
+        for n, defect in enumerate(residual.expand((*batch, *residual.shape[-2:])).unbind(-2)):
+            if n or not self._starts_at_times:
+                before = self._step(before, unknowns, begin[n], length[n])
+            before = before + defect
+            states.append(before)
+        return torch.stack(states, -2)
+
+    def observe(self, u: Tensor) -> Tensor:
+        """Return what is seen of the trajectory: ``observation(u)``, by default u itself."""
+        return u if self.observation is None else self.observation(u)
+
+    def residual(self, u: Tensor, z: Unknowns) -> Tensor:
+        """Return the one-step defects, shape (..., T, k); zero at the solution (adaptive: to the tolerance).
+
+        Raises:
+            SolveError: a sample failed and ``on_failure`` is "raise".
+        """
+        unknowns, batch = self._unknowns(z, u.shape[:-2])
+        u = u.expand((*batch, *u.shape[-2:]))
+        before = torch.cat([unknowns["initial_state"].unsqueeze(-2), u[..., :-1, :]], -2)
+        begin, length = self._intervals(u)
+        skip = int(self._starts_at_times)
+        flown = before
+        if len(self.times) > skip:
+            # Each interval is one more member of the batch, so an unknown needs a dimension beside its own.
+            widened = {name: value.unsqueeze(len(batch)) for name, value in unknowns.items()}
+            after = self._step(before[..., skip:, :], widened, begin[skip:], length[skip:])
+            flown = torch.cat([before[..., :skip, :], after], -2)
+        return u - flown
+
+    def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
+        """Return log|det dr/du| = 0 exactly, shape (...).
+
+        r_n depends on u_n with derivative I and else on u_{n-1} alone: dr/du is block lower triangular with a
+        unit diagonal, whatever the equation. Virtual observables of an ODE's defects need no correction.
+        """
+        _, batch = self._unknowns(z, u.shape[:-2])
+        return u.new_zeros(batch)
+
+    def _intervals(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        times = self.times.to(like.dtype)
+        knots = torch.cat([times.new_tensor([self.t0]), times])
+        return knots[:-1], knots.diff()
+
+    def _unknowns(self, z: Unknowns, batch: Sequence[int]) -> tuple[dict[str, Tensor], torch.Size]:
+        """Every unknown expanded to the common batch shape, and that shape."""
+        if not isinstance(z, Mapping) or "initial_state" not in z:
+            got = list(z) if isinstance(z, Mapping) else type(z).__name__
+            raise ValueError(f"z got {got}, expected a mapping of named unknowns with 'initial_state'")
+        leads = {name: value.dim() - self.event_dims.get(name, 0) for name, value in z.items()}
+        short = [name for name, lead in leads.items() if lead < 0]
+        if short:
+            raise ValueError(
+                f"z[{short[0]!r}] got shape {tuple(z[short[0]].shape)}, expected (..., "
+                f"{self.event_dims[short[0]]} dimensions of its own)"
+            )
+        batch = torch.broadcast_shapes(batch, *(z[name].shape[:lead] for name, lead in leads.items()))
+        return {name: z[name].expand((*batch, *z[name].shape[lead:])) for name, lead in leads.items()}, batch
+
+    def _step(self, start: Tensor, z: Mapping[str, Tensor], begin: Tensor, length: Tensor) -> Tensor:
+        """Phi from ``begin`` over ``length`` (numbers, or one for each entry of the last batch dimension)."""
+        return self._flow(start, z, torch.tensor([0.0, 1.0], dtype=start.dtype), begin, length)[-1]
+
+    def _flow(
+        self,
+        start: Tensor,
+        z: Mapping[str, Tensor],
+        knots: Tensor,
+        begin: Tensor | None = None,
+        length: Tensor | None = None,
+    ) -> Tensor:
+        """The path at the knots, shape (knots, ..., k), with failures raised or rejected."""
+        path, reason = self._attempt(start, z, knots, begin, length)
+        if path is not None and bool(torch.isfinite(path).all()):
+            return path
+        batch = start.shape[:-1]
+        flat_start = start.reshape(-1, start.shape[-1])
+        flat_z = {name: self._flatten(value, name, batch) for name, value in z.items()}
+        flat_begin = None if begin is None else begin.expand(batch).reshape(-1)
+        flat_length = None if length is None else length.expand(batch).reshape(-1)
+
+        def attempt(rows: Tensor) -> tuple[Tensor | None, str]:
+            part = {name: value[rows] for name, value in flat_z.items()}
+            span = (
+                (None, None)
+                if flat_begin is None or flat_length is None
+                else (flat_begin[rows], flat_length[rows])
+            )
+            return self._attempt(flat_start[rows], part, knots, *span)
+
+        everything = torch.arange(len(flat_start), device=start.device)
+        if path is None:
+            with torch.no_grad():
+                failed = _offenders(attempt, everything)
+        else:
+            failed = ~torch.isfinite(path).movedim(0, -1).flatten(-2).all(-1).reshape(-1)
+        good = everything[~failed]
+        if self.on_failure == "reject":
+            result = start.new_full((len(knots), *flat_start.shape), math.nan)
+            if len(good):
+                # The survivors alone: a failed sample's infinities would turn shared gradients into NaN.
+                survivors, reason = attempt(good)
+                if survivors is not None:
+                    return result.index_copy(1, good, survivors).reshape(len(knots), *start.shape)
+            else:
+                return result.reshape(len(knots), *start.shape)
+        first = int(failed.nonzero()[0]) if bool(failed.any()) else 0
+        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), batch)) if batch else ()
+        values = ", ".join(f"{name}={_brief(value[first])}" for name, value in flat_z.items())
+        raise SolveError(
+            f"{self.method} failed for {int(failed.sum())} of {len(everything)} samples ({reason}), first at "
+            f"sample {index}: {values}"
+        )
+
+    def _flatten(self, value: Tensor, name: str, batch: torch.Size) -> Tensor:
+        own = value.shape[value.dim() - self.event_dims.get(name, 0) :]
+        return value.expand((*batch, *own)).reshape(-1, *own)
+
+    def _attempt(
+        self,
+        start: Tensor,
+        z: Mapping[str, Tensor],
+        knots: Tensor,
+        begin: Tensor | None,
+        length: Tensor | None,
+    ) -> tuple[Tensor | None, str]:
+        """The path, or None with the solver's reason."""
+        if len(knots) == 1:
+            return start.unsqueeze(0), "non-finite initial state"
+        if begin is None or length is None:
+
+            def velocity(t: Tensor, state: Tensor) -> Tensor:
+                return self.rhs(t, state, z)
+        else:
+
+            def velocity(t: Tensor, state: Tensor) -> Tensor:
+                return self.rhs(begin + t * length, state, z) * length[..., None]
+
+        # torchdiffeq's interpolant misses the tolerance (dopri8: 500 fold), so steps end on every knot.
+        fixed, adaptive = {"grid_constructor": self._grid}, {"max_num_steps": self.max_steps, "step_t": knots}
+        options = adaptive if self.method in ADAPTIVE else fixed
+        try:
+            path = odeint(
+                velocity, start, knots, rtol=self.rtol, atol=self.atol, method=self.method, options=options
+            )
+        except AssertionError as error:
+            # torchdiffeq reports its failures as bare asserts; the equation's own are passed on.
+            if not str(error).startswith(_FAILURES):
+                raise
+            return None, str(error).split(":")[0]
+        return cast(Tensor, path), "non-finite state"
+
+    def _grid(self, func: object, start: Tensor, knots: Tensor) -> Tensor:
+        """Every knot and ``substeps`` - 1 points between: torchdiffeq interpolates linearly off its grid."""
+        fraction = torch.arange(self.substeps, dtype=knots.dtype, device=knots.device) / self.substeps
+        inner = knots[:-1, None] + knots.diff()[:, None] * fraction
+        return torch.cat([inner.reshape(-1), knots[-1:]])
+
+
+def _offenders(attempt: Callable[[Tensor], tuple[Tensor | None, str]], rows: Tensor) -> Tensor:
+    """Which rows fail, as booleans, by bisection: an adaptive solver fails for a batch as a whole."""
+    path, _ = attempt(rows)
+    if path is not None:
+        return ~torch.isfinite(path).movedim(0, -1).flatten(-2).all(-1)
+    if len(rows) == 1:
+        return torch.ones(1, dtype=torch.bool, device=rows.device)
+    half = len(rows) // 2
+    return torch.cat([_offenders(attempt, rows[:half]), _offenders(attempt, rows[half:])])
+
+
+def _brief(value: Tensor) -> str:
+    return (
+        f"{float(value):.6g}"
+        if value.dim() == 0
+        else str([float(f"{float(v):.6g}") for v in value.reshape(-1)])
+    )

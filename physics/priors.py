@@ -1,0 +1,57 @@
+"""Priors that Pyro lacks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.utils import broadcast_all
+
+
+class TruncatedNormal(TorchDistribution):
+    """Normal distribution truncated to values above zero.
+
+        p(x) = N(x; loc, scale^2) / Phi(loc / scale),   x > 0
+
+    Args:
+        loc: mean before truncation, any shape.
+        scale: standard deviation before truncation, positive, broadcastable with ``loc``.
+
+    Raises:
+        ValueError: a scale is not positive (where validation is on).
+
+    Source: Robert, Stat. Comput. 5:121 (1995), arXiv:0907.4010.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 (torch's own convention)
+    support = constraints.positive
+    has_rsample = True
+
+    def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
+        self.loc, self.scale = broadcast_all(loc, scale)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TruncatedNormal:
+        new = self._get_checked_instance(TruncatedNormal, _instance)
+        new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        super(TruncatedNormal, new).__init__(torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
+        shape = self._extended_shape(sample_shape)
+        below = torch.special.ndtr(-self.loc / self.scale)
+        tiny = torch.finfo(self.loc.dtype).eps
+        uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(tiny, 1 - tiny)
+        draw = self.loc + self.scale * torch.special.ndtri(below + uniform * (1 - below))
+        return draw.clamp_min(torch.finfo(self.loc.dtype).tiny)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        standard = (value - self.loc) / self.scale
+        inside = torch.special.log_ndtr(self.loc / self.scale)
+        return -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi) - inside
