@@ -36,6 +36,7 @@ class _Block:
     support: Any
     plates: tuple[tuple[str, int, int], ...]  # name, size, dim
     batch: torch.Size
+    shape: torch.Size
     unconstrained: torch.Size
     start: int
 
@@ -61,7 +62,7 @@ class UnconstrainedSites:
         for name, site in latent_sites(trace).items():
             unconstrained = biject_to(site["fn"].support).inv(site["value"]).shape
             plates = tuple((f.name, f.size, f.dim) for f in site["cond_indep_stack"] if f.vectorized)
-            block = _Block(name, site["fn"].support, plates, site["fn"].batch_shape, unconstrained, start)
+            block = _Block(name, site["fn"].support, plates, site["fn"].batch_shape, site["value"].shape, unconstrained, start)
             self.blocks.append(block)
             start += block.size
         self.size = start
@@ -82,25 +83,36 @@ class UnconstrainedSites:
         return values, ladjs
 
     def flatten(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Invert ``constrain``: site values -> flat (..., D) and the summed log|det d value/d unconstrained|, (...).
+        """Invert ``constrain``: values (..., *own shape) -> flat (..., D) and the summed log|det d value/d unconstrained|, (...).
 
         Raises:
-            ValueError: a latent site is missing.
+            ValueError: a latent site is missing, or has not its own shape on the right.
         """
         pieces, total = [], None
         for block in self.blocks:
             if block.name not in values:
                 raise ValueError(f"values: got sites {sorted(values)}, expected also '{block.name}'")
+            value, shape = values[block.name], block.shape
+            if value.shape[value.ndim - len(shape) :] != shape:
+                raise ValueError(f"values: got '{block.name}' of shape {tuple(value.shape)}, expected (..., {', '.join(map(str, shape))})")
             transform = biject_to(block.support)
-            value = values[block.name]
             piece = transform.inv(value)
-            outer = piece.ndim - len(block.unconstrained)
+            outer = value.ndim - len(shape)
             ladj = _sum_to(transform.log_abs_det_jacobian(piece, value), outer)
             pieces.append(piece.flatten(outer) if block.unconstrained else piece.unsqueeze(-1))
             total = ladj if total is None else total + ladj
         if total is None:
             raise ValueError("values: got no latent site, expected at least one")
         return torch.cat(pieces, -1), total
+
+    def padded(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give values (..., *own shape) the ones that a model inside outer plates expects."""
+        out = {}
+        for block in self.blocks:
+            value, pad = values[block.name], self.nesting - len(block.batch)
+            outer = value.shape[: value.ndim - len(block.shape)]
+            out[block.name] = value.reshape(outer + (1,) * pad + block.shape) if outer else value
+        return out
 
 
 def _sum_to(value: Tensor, dims: int) -> Tensor:

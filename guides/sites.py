@@ -81,6 +81,27 @@ def plate_nesting(trace: poutine.Trace) -> int:
     return max(depths, default=0)
 
 
+def own_shape(site: Mapping[str, Any]) -> torch.Size:
+    """Return the shape of one draw of a site: the model's own plates, then the event; outer plates left out."""
+    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.dim is not None and f.name not in (PARTICLES, DATASETS)]
+    depth = max((-frame.dim for frame in frames), default=0)
+    batch = _batch_shape(site)
+    return batch[len(batch) - depth :] + site["fn"].event_shape
+
+
+def _batch_shape(site: Mapping[str, Any]) -> torch.Size:
+    # a replayed site keeps the small batch shape that the model gave it: plates widen the value alone
+    value = site["value"].shape
+    return torch.broadcast_shapes(site["fn"].batch_shape, value[: len(value) - len(site["fn"].event_shape)])
+
+
+def plain(site: Mapping[str, Any], outer: tuple[int, ...]) -> Tensor:
+    """Return a site's value as (*outer, *own shape), without the ones that room for other sites' plates left in it."""
+    full = _batch_shape(site) + site["fn"].event_shape
+    value = site["value"] if site["value"].shape == full else site["value"].expand(full)
+    return value.reshape(torch.Size(outer) + own_shape(site))
+
+
 @contextmanager
 def outer_plates(nesting: int, particles: int | None = None, datasets: int | None = None) -> Iterator[None]:
     """Open the plates "datasets" (dim -1 - nesting) and "particles" (dim -2 - nesting, or -1 - nesting without data sets)."""
@@ -91,6 +112,20 @@ def outer_plates(nesting: int, particles: int | None = None, datasets: int | Non
         if datasets is not None:
             stack.enter_context(pyro.plate(DATASETS, datasets, dim=-1 - nesting))
         yield
+
+
+def plated(
+    fn: Callable[..., Any], nesting: int, particles: int | None = None, datasets: int | None = None
+) -> Callable[..., Any]:
+    """Return ``fn`` inside its outer plates, so that replay and condition act around the plates as Pyro expects."""
+    if particles is None and datasets is None:
+        return fn
+
+    def inside(**data: Any) -> Any:
+        with outer_plates(nesting, particles, datasets):
+            return fn(**data)
+
+    return inside
 
 
 def simulate(
@@ -108,7 +143,7 @@ def simulate(
         nesting: the model's own plate depth where it is known already.
 
     Returns:
-        Every latent and observed site, name to tensor of shape (count, *site shape).
+        Every latent and observed site, name to tensor of shape (count, *own shape of the site).
 
     Raises:
         ValueError: ``count`` is not positive.
@@ -120,7 +155,7 @@ def simulate(
     with seeded(seed), torch.no_grad(), poutine.block(), outer_plates(nesting, datasets=count):
         trace = poutine.trace(model).get_trace(**(given or {}))
     return {
-        name: site["value"].detach()
+        name: plain(site, (count,)).detach()
         for name, site in poutine.util.prune_subsample_sites(trace).nodes.items()
         if site["type"] == "sample" and type(site["fn"]).__name__ != "Unit"
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,7 +38,9 @@ class Block:
         for field in fields(Block):
             parts = [getattr(block, field.name) for block in blocks]
             if field.name == "draws":
-                joined["draws"] = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+                joined["draws"] = {
+                    name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]
+                }
             elif any(part is None for part in parts):
                 joined[field.name] = None
             else:
@@ -49,8 +51,8 @@ class Block:
 def guide_log_prob(guide: Callable[..., Any], values: Values, data: Data, nesting: int = 0) -> Tensor | None:
     """Return log q(z | y) at given values of B data sets, (B,), or None where the guide cannot tell.
 
-    The guide's own ``log_prob(values, data)`` is asked first; a guide that samples its sites directly, without auxiliary
-    sites, is scored by conditioning it.
+    The guide's own ``log_prob(values, data)`` is asked first; a guide that samples its sites directly,
+    without auxiliary sites, is scored by conditioning it.
     """
     own = getattr(guide, "log_prob", None)
     if callable(own):
@@ -62,8 +64,8 @@ def guide_log_prob(guide: Callable[..., Any], values: Values, data: Data, nestin
     sets = count(data)
     with torch.no_grad(), outer_plates(nesting, None, sets):
         trace = poutine.trace(poutine.condition(guide, data=values)).get_trace(**data)
-    trace = poutine.util.prune_subsample_sites(trace)
-    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    nodes: dict[str, Any] = dict(poutine.util.prune_subsample_sites(trace).nodes)
+    sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
     if set(sites) != set(values) or any(type(site["fn"]).__name__ == "Delta" for site in sites.values()):
         return None
     return total(site_log_probs(trace, nesting)).expand(sets)
@@ -83,7 +85,16 @@ def amortised_block(
     found = draw(model, guide, data, draws, datasets=True, chunk=chunk)
     log_likelihood = sum(found.log_likelihood.values(), start=torch.zeros_like(found.log_p))
     return _block(
-        model, guide, latents, data, truths, widen, latents.plain(found.values, 2), found.log_p, log_likelihood, found.log_q
+        model,
+        guide,
+        latents,
+        data,
+        truths,
+        widen,
+        latents.plain(found.values, 2),
+        found.log_p,
+        log_likelihood,
+        found.log_q,
     )
 
 
@@ -98,7 +109,8 @@ def refitted_block(
     chunk: int,
     seed: int,
 ) -> Block:
-    """Fit one data set and score its draws; the task that an executor runs, so everything in it can be pickled.
+    """Fit one data set and score its draws; the task that an executor runs, so everything in it can be
+    pickled.
 
     ``fit(data)`` returns a guide, or draws: a mapping site -> (S, *site shape) or an ArviZ DataTree.
     """
@@ -124,7 +136,9 @@ def _thinned(fitted: Any, latents: Latents, draws: int) -> Values:
     result = {}
     for name, shape in latents.shapes.items():
         if name not in group:
-            raise ValueError(f"fit: got draws of {sorted(map(str, group))}, expected also the latent site '{name}'")
+            raise ValueError(
+                f"fit: got draws of {sorted(map(str, group))}, expected also the latent site '{name}'"
+            )
         value = group[name]
         array = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
         array = array.reshape(-1, *shape)
@@ -147,14 +161,18 @@ def _block(
     log_q: Tensor | None,
 ) -> Block:
     free = latents.pack(values)
-    at_truth = None if guide is None or truths is None else _truth_log_q(guide, latents, truths, data, free, widen)
+    at_truth = (
+        None if guide is None or truths is None else _truth_log_q(guide, latents, truths, data, free, widen)
+    )
     if widen != 1.0:
         free, values, log_q = _stretched(latents, values, free, log_q, widen)
         log_joint, log_likelihood = latents.terms(model, values, data, datasets=True)
     truth_joint = truth_likelihood = None
     if truths is not None:
         one = {name: value.unsqueeze(0) for name, value in truths.items()}
-        truth_joint, truth_likelihood = (_numpy(term[0]) for term in latents.terms(model, one, data, datasets=True))
+        truth_joint, truth_likelihood = (
+            _numpy(term[0]) for term in latents.terms(model, one, data, datasets=True)
+        )
     return Block(
         draws={name: _numpy(value) for name, value in values.items()},
         free=_numpy(free),
@@ -170,7 +188,8 @@ def _block(
 def _stretched(
     latents: Latents, values: Values, free: Tensor, log_q: Tensor | None, widen: float
 ) -> tuple[Tensor, Values, Tensor | None]:
-    """Stretch draws about their mean in unconstrained space: x' = m + c (x - m), log q' = log q - d log c there."""
+    """Stretch draws about their mean in unconstrained space: x' = m + c (x - m), log q' = log q - d log c
+    there."""
     mean = free.mean(0)
     stretched = mean + widen * (free - mean)
     moved, log_det = latents.unpack(stretched)
@@ -187,7 +206,9 @@ def _truth_log_q(
     x, mean = latents.pack(truths), free.mean(0)
     origin, log_det = latents.unpack(mean + (x - mean) / widen)
     found = guide_log_prob(guide, origin, data, latents.nesting)
-    return None if found is None else found + log_det - x.shape[-1] * float(np.log(widen)) - latents.unpack(x)[1]
+    return (
+        None if found is None else found + log_det - x.shape[-1] * float(np.log(widen)) - latents.unpack(x)[1]
+    )
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -38,22 +38,23 @@ def calibrate(
 
         (z*_i, y_i) ~ p(z, y),   z_is ~ q(z | y_i),   ranks of t(z*_i, y_i) among t(z_is, y_i) uniform
 
-    for t every scalar latent, the log-likelihood (which the prior fails), the log joint, log q (regions of highest
-    density), and TARP's distances. Power at N = 512: sd x 0.8 and a shift of 0.3 sd are found.
+    for t every scalar latent, the log-likelihood (which the prior fails), the log joint, log q (regions of
+    highest density), and TARP's distances. Power at N = 512: sd x 0.8 and a shift of 0.3 sd are found.
 
     Args:
         model: a Pyro model whose data arguments default to None, so that it simulates without them.
         guide: an amortised guide of it. Either ``guide`` or ``fit``.
-        fit: for guides that hold for one data set: ``fit(data)`` returns a guide, or draws (site -> (S, *site shape), or
-            an ArviZ DataTree; at least ``draws``, evenly thinned). It runs seeded, once for each data set.
-        executor: where the fits run, anything with ``submit``; with processes, spawn them and keep model and fit
-            importable. One after the other without it.
+        fit: for guides that hold for one data set: ``fit(data)`` returns a guide, or draws (site -> (S,
+            *site shape), or an ArviZ DataTree; at least ``draws``, evenly thinned). It runs seeded, once for
+            each data set.
+        executor: where the fits run, anything with ``submit``; with processes, spawn them and keep model and
+            fit importable. One after the other without it.
         datasets: N.
         draws: L per data set.
         given: arguments that are not drawn (masks, covariates), the same for all data sets.
-        pairs: simulations to use instead of the model's own: latent sites and data arguments, (N, ...) each. A model with
-            virtual observables needs them, for it does not simulate its own joint density. Latents that are missing here
-            are not checked.
+        pairs: simulations to use instead of the model's own: latent sites and data arguments, (N, ...) each.
+            A model with virtual observables needs them, for it does not simulate its own joint density.
+            Latents that are missing here are not checked.
         widen: negative control: draws are stretched about their mean by this factor in unconstrained space.
         alpha: family-wise level of the decision.
         seed: seed of simulation, draws and jitter.
@@ -61,9 +62,11 @@ def calibrate(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: neither or both of ``guide`` and ``fit``; a number out of range; a model that cannot simulate itself.
+        ValueError: neither or both of ``guide`` and ``fit``; a number out of range; a model that cannot
+            simulate itself.
 
-    Source: Talts 2018 (1804.06788), Modrak 2023 (2211.02383), Hermans 2022 (2110.06581), Lemos 2023 (2302.03026).
+    Source: Talts 2018 (1804.06788), Modrak 2023 (2211.02383), Hermans 2022 (2110.06581), Lemos 2023
+        (2302.03026).
     """
     if (guide is None) == (fit is None):
         raise ValueError("guide, fit: got both or neither, expected exactly one of them")
@@ -83,10 +86,16 @@ def calibrate(
     if guide is not None:
         blocks = _amortised(model, guide, latents, data, known, draws, widen, chunk, seed + 1, progress)
     else:
-        blocks = _refitted(model, fit, executor, latents, data, known, draws, widen, chunk, seed + 1, progress)
+        blocks = _refitted(
+            model, fit, executor, latents, data, known, draws, widen, chunk, seed + 1, progress
+        )
     block = Block.join(blocks)
     at_truth = {name: value.double().numpy() for name, value in truths.items()}
-    free = None if known is None or not latents.elementwise else (latents.pack(known).double().numpy(), block.free)
+    free = (
+        None
+        if known is None or not latents.elementwise
+        else (latents.pack(known).double().numpy(), block.free)
+    )
     scored = known is not None
     return calibrate_draws(
         at_truth,
@@ -119,7 +128,9 @@ def _amortised(
         for start in range(0, total, size):
             part = slice(start, min(start + size, total))
             known = None if truths is None else _rows(truths, part)
-            blocks.append(amortised_block(model, guide, latents, _rows(data, part), known, draws, widen, chunk))
+            blocks.append(
+                amortised_block(model, guide, latents, _rows(data, part), known, draws, widen, chunk)
+            )
             bar.update(part.stop - part.start)
     return blocks
 
@@ -158,15 +169,16 @@ def _refitted(
 
 def _check_simulator(model: Callable[..., Any], given: Data | None) -> None:
     """Refuse a model whose density has terms that its simulation ignores."""
-    for name, site in prototype(model, given).nodes.items():
+    nodes: dict[str, Any] = dict(prototype(model, given).nodes)
+    for name, site in nodes.items():
         if site["type"] != "sample" or not site["is_observed"]:
             continue
         weight = site["fn"].log_prob(site["value"]).sum().item()
         if type(site["fn"]).__name__ == "Unit" and weight in (0.0, float("-inf")):
             continue  # a rejected simulation, which is dropped below
         raise ValueError(
-            f"model: site '{name}' is observed even without data, so the model does not simulate its own joint density; "
-            "pass pairs= from the forward model"
+            f"model: site '{name}' is observed even without data, so the model does not simulate its own "
+            "joint density; pass pairs= from the forward model"
         )
 
 
@@ -178,8 +190,8 @@ def _data(
     arguments = [name for name in inspect.signature(function).parameters if name in pairs]
     if not arguments:
         raise ValueError(
-            f"model: got none of its arguments among the simulated sites {', '.join(pairs)}, expected an observed site "
-            "with the name of the argument it conditions on"
+            f"model: got none of its arguments among the simulated sites {', '.join(pairs)}, expected an "
+            "observed site with the name of the argument it conditions on"
         )
     total = len(pairs[arguments[0]])
     kept = torch.ones(total, dtype=torch.bool)

@@ -27,16 +27,18 @@ class Calibration:
     """Simulation-based calibration over N data sets with L draws each.
 
     Attributes:
-        pits: test quantity -> PIT values (N,): every scalar latent, log_likelihood, log_joint, log_q and tarp, as given.
+        pits: test quantity -> PIT values (N,): every scalar latent, log_likelihood, log_joint, log_q and
+            tarp, as given.
         pvalues: p-value of uniformity per quantity.
         adjusted: the same after Holm over all quantities; the decision rests on these.
         effects: shift, width and ECDF distance per scalar latent.
         band: simultaneous 95 % band of each ECDF.
-        coverage: level -> share of truths inside the highest-density region of log q (of log p(z, y) where log q at the
-            truth is not known); empty where neither is.
+        coverage: level -> share of truths inside the highest-density region of q; empty where log q at the
+            truth is not known.
         interval_coverage: scalar latent -> level -> share of truths inside the central interval.
         k_hat: Pareto k-hat per data set (N,); empty without densities.
-        contraction: scalar latent -> 1 - E[var(z | y)] / var(z), in unconstrained space where supports are known.
+        contraction: scalar latent -> 1 - E[var(z | y)] / var(z), in unconstrained space where supports are
+            known.
         nlpd: mean of -log q(z* | y); None where log q is not known.
         information: mean of log q(z* | y) - log p(z*), nats learnt; None where it is not known.
         flatness: median sd of the log-likelihood over the draws of a data set; None without it.
@@ -79,7 +81,8 @@ class Calibration:
 
     @property
     def inconclusive(self) -> bool:
-        """Whether the draws are as wide as the prior although nothing shows that the data carry no information.
+        """Whether the draws are as wide as the prior although nothing shows that the data carry no
+        information.
 
         The prior passes every rank test of the parameters: a pass without contraction proves nothing.
         """
@@ -106,9 +109,14 @@ class Calibration:
             return f"inconclusive: the draws are as wide as the prior, which passes any rank test ({size})"
         worst = min(self.adjusted, key=lambda name: self.adjusted[name])
         low, high = min(self.contraction.values()), max(self.contraction.values())
-        learnt = f"contraction {low:.2f} to {high:.2f}" if high >= NO_CONTRACTION else "the data carry no information"
+        learnt = (
+            f"contraction {low:.2f} to {high:.2f}"
+            if high >= NO_CONTRACTION
+            else "the data carry no information"
+        )
         weights = f", median k-hat {np.median(self.k_hat):.2f}" if len(self.k_hat) else ""
-        return f"calibrated: smallest adjusted p {self.adjusted[worst]:.2g} ({worst}), {learnt}{weights} ({size})"
+        smallest = f"smallest adjusted p {self.adjusted[worst]:.2g} ({worst})"
+        return f"calibrated: {smallest}, {learnt}{weights} ({size})"
 
     def _complaint(self, name: str) -> str:
         found = self.effects.get(name)
@@ -120,7 +128,9 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the PIT values as plain numbers, strings and lists, ready for JSON."""
-        quantiles = {str(q): float(np.quantile(self.k_hat, q)) for q in (0.1, 0.5, 0.9)} if len(self.k_hat) else {}
+        quantiles = (
+            {str(q): float(np.quantile(self.k_hat, q)) for q in (0.1, 0.5, 0.9)} if len(self.k_hat) else {}
+        )
         return {
             "verdict": self.verdict,
             "passed": self.passed,
@@ -166,18 +176,19 @@ def calibrate_draws(
 ) -> Calibration:
     """Check posterior draws of N simulated data sets against the truths they were simulated from.
 
-    For any sampler: amortised guides, repeated fits, NUTS. Draws must be close to independent (thin a chain). Each pair
-    is (at the truth (N,), at the draws (L, N)).
+    For any sampler: amortised guides, repeated fits, NUTS. Draws must be close to independent (thin a
+    chain). Each pair is (at the truth (N,), at the draws (L, N)).
 
     Args:
         truths: latent -> (N, *site shape).
         draws: latent -> (L, N, *site shape).
-        log_likelihood: log p(y | z). Give it: of all quantities only this one tells the posterior from the prior.
+        log_likelihood: log p(y | z). Give it: of all quantities only this one tells the posterior from the
+            prior.
         log_joint: log p(z, y).
         log_q: log q(z | y). The first entry may be None where log q at the truth is not known.
         quantities: further data-dependent test quantities.
-        unconstrained: the same truths (N, d) and draws (L, N, d) in unconstrained space, column k belonging to scalar k;
-            contraction and TARP are taken there, where a heavy-tailed prior does not rule them.
+        unconstrained: the same truths (N, d) and draws (L, N, d) in unconstrained space, column k belonging
+            to scalar k; contraction and TARP are taken there, where a heavy-tailed prior does not rule them.
         alpha: family-wise level of the decision.
         seed: seed of jitter and reference points.
         dropped: number of data sets left out beforehand, for the record.
@@ -199,7 +210,7 @@ def calibrate_draws(
     free_truths, free_draws = np.asarray(space[0], float), np.asarray(space[1], float)
     pits["tarp"] = tarp(free_truths, free_draws, rng)
     pvalues = {name: uniformity(values) for name, values in pits.items()}
-    regions = pits.get("log_q", pits.get("log_joint"))
+    regions = pits.get("log_q")
     spread = None if log_likelihood is None else float(np.median(np.asarray(log_likelihood[1], float).std(0)))
     return Calibration(
         pits=pits,
@@ -220,14 +231,18 @@ def calibrate_draws(
     )
 
 
-def _flatten(truths: Mapping[str, ArrayLike], draws: Mapping[str, ArrayLike]) -> tuple[Array, Array, list[str]]:
+def _flatten(
+    truths: Mapping[str, ArrayLike], draws: Mapping[str, ArrayLike]
+) -> tuple[Array, Array, list[str]]:
     if set(truths) != set(draws) or not truths:
         raise ValueError(f"draws: got latents {sorted(draws)}, expected those of truths, {sorted(truths)}")
     at_truth = {name: np.asarray(value, float) for name, value in truths.items()}
     at_draws = {name: np.asarray(draws[name], float) for name in truths}
     for name, value in at_draws.items():
         if value.shape[1:] != at_truth[name].shape:
-            raise ValueError(f"draws['{name}']: got shape {value.shape}, expected (L, *{at_truth[name].shape})")
+            raise ValueError(
+                f"draws['{name}']: got shape {value.shape}, expected (L, *{at_truth[name].shape})"
+            )
         if value.shape[1] < 2:
             raise ValueError(f"truths['{name}']: got {value.shape[1]} data sets, expected at least 2")
     names = scalar_names({name: value.shape[1:] for name, value in at_truth.items()})
@@ -239,7 +254,9 @@ def _flatten(truths: Mapping[str, ArrayLike], draws: Mapping[str, ArrayLike]) ->
 def _contraction(truths: Array, draws: Array, names: list[str]) -> dict[str, float]:
     if truths.shape[1] != len(names):  # a simplex loses an entry: its free coordinates carry no scalar's name
         names = [f"x[{index}]" for index in range(truths.shape[1])]
-    values = 1 - draws.var(0, ddof=1).mean(0) / truths.var(0, ddof=1) if len(draws) > 1 else np.zeros(len(names))
+    values = (
+        1 - draws.var(0, ddof=1).mean(0) / truths.var(0, ddof=1) if len(draws) > 1 else np.zeros(len(names))
+    )
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 

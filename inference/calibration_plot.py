@@ -16,7 +16,8 @@ DENSITIES = ("log_likelihood", "log_joint", "log_q", "tarp")
 
 
 def plot_calibration(check: Calibration, path: str | Path) -> Path:
-    """Write the four panels of a calibration check as a PNG: ECDF differences, coverage, k-hat and contraction.
+    """Write the four panels of a calibration check as a PNG: ECDF differences, coverage, k-hat and
+    contraction.
 
     Raises:
         ValueError: the path does not end in .png.
@@ -54,11 +55,14 @@ def _ranks(axis: Any, check: Calibration) -> None:
 def _coverage(axis: Any, check: Calibration) -> None:
     levels = np.linspace(0, 1, 101)
     axis.plot([0, 1], [0, 1], color="0.5", lw=0.8, ls="--")
-    regions = next((name for name in ("log_q", "log_joint") if name in check.pits), None)
-    if regions:
-        axis.plot(levels, ecdf(1 - check.pits[regions], levels), label=f"highest density ({regions})")
+    if "log_q" in check.pits:
+        axis.plot(levels, ecdf(1 - check.pits["log_q"], levels), label="highest density of q")
     axis.plot(levels, ecdf(check.pits["tarp"], levels), label="TARP")
-    axis.set(xlabel="nominal coverage", ylabel="share of truths inside", title="Expected coverage of the joint posterior")
+    axis.set(
+        xlabel="nominal coverage",
+        ylabel="share of truths inside",
+        title="Expected coverage of the joint posterior",
+    )
     axis.legend(fontsize=7)
 
 

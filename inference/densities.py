@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.sites import Data, latent_sites, outer_plates, plate_nesting, prototype, seeded
+from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, seeded
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def paired_traces(
     model: Callable[..., Any], guide: Callable[..., Any], data: Data, nesting: int, particles: int | None, datasets: int | None
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """Trace the guide, then the model replayed on the guide's values, inside the outer plates; differentiable."""
-    with outer_plates(nesting, particles, datasets):
-        guide_trace = poutine.trace(guide).get_trace(**data)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**data)
+    guide_trace = poutine.trace(plated(guide, nesting, particles, datasets)).get_trace(**data)
+    replayed = poutine.replay(plated(model, nesting, particles, datasets), trace=guide_trace)
+    model_trace = poutine.trace(replayed).get_trace(**data)
     return model_trace, guide_trace
 
 
@@ -142,19 +142,12 @@ def _draw_chunk(
     if predictive:
         replicated = {n: model_trace.nodes[n]["fn"]() for n in observed}
     return Draws(
-        values={n: _leading(model_trace.nodes[n]["value"], shape, model_trace.nodes[n]) for n in names},
+        values={n: plain(model_trace.nodes[n], shape) for n in names},
         log_p=total(model_terms).expand(shape),
         log_q=total(guide_terms).expand(shape),
         log_likelihood={n: model_terms[n].expand(shape) for n in observed},
         predictive={n: v.detach() for n, v in replicated.items()},
     )
-
-
-def _leading(value: Tensor, shape: tuple[int, ...], site: Any) -> Tensor:
-    # a replayed site keeps the model's own small batch shape, so the value alone knows the outer plates
-    events = len(site["fn"].event_shape)
-    inner = value.shape[min(len(shape), value.ndim - events) :]
-    return value.expand(shape + inner)
 
 
 def log_joint(
@@ -181,7 +174,6 @@ def log_joint(
     if nesting is None:
         nesting = plate_nesting(prototype(model, one(data) if datasets else data))
     samples = len(next(iter(values.values())))
-    conditioned = poutine.condition(model, data=dict(values))
-    with outer_plates(nesting, samples, sets):
-        trace = poutine.trace(conditioned).get_trace(**data)
+    conditioned = poutine.condition(plated(model, nesting, samples, sets), data=dict(values))
+    trace = poutine.trace(conditioned).get_trace(**data)
     return total(site_log_probs(trace, nesting)).expand((samples,) if sets is None else (samples, sets))

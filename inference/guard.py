@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.sites import outer_plates
+from ..guides.sites import plated
 from .objectives import Batch
 
 
@@ -27,13 +27,14 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
         if where is not None:
             return f"argument '{name}' holds {_number(value, where)} at {_index(where, batch.datasets, data=True)}"
     size = None if particles == 1 else particles
-    with torch.no_grad(), outer_plates(batch.nesting, size, batch.datasets):
-        guide_trace = poutine.trace(guide).get_trace(**batch.data)
+    with torch.no_grad():
+        guide_trace = poutine.trace(plated(guide, batch.nesting, size, batch.datasets)).get_trace(**batch.data)
         for name, site in _samples(guide_trace):
             where = _first(site["value"])
             if where is not None:
                 return f"guide site '{name}' drew {_number(site['value'], where)} at {_index(where, batch.datasets)}"
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**batch.data)
+        replayed = poutine.replay(plated(model, batch.nesting, size, batch.datasets), trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(**batch.data)
     for kind, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in _samples(trace):
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])

@@ -13,8 +13,8 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
 
         w_s ~ p(z_s, y) / q(z_s | y);   k-hat: shape of the Pareto law fitted to the largest weights
 
-    k-hat < 0.5 good, < 0.7 usable, above: the weights are dominated by a few draws. Equal weights (the guide is the
-    posterior) have k-hat 0 by convention; a column without any finite log p has infinite k-hat.
+    k-hat < 0.5 good, < 0.7 usable, above: the weights are dominated by a few draws. Equal weights (the guide
+    is the posterior) have k-hat 0 by convention; a column without any finite log p has infinite k-hat.
 
     Args:
         log_p: joint log density at the draws, (S, ...).
@@ -28,11 +28,13 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
 
     Source: Vehtari et al., arXiv:1507.02646; Yao et al., arXiv:1802.02538.
     """
-    from arviz_stats.base import array_stats
+    from arviz_stats.base.array import array_stats
 
     target, proposal = np.asarray(log_p, float), np.asarray(log_q, float)
     if target.shape != proposal.shape or target.ndim < 1 or len(target) < 25:
-        raise ValueError(f"log_p, log_q: got shapes {target.shape} and {proposal.shape}, expected equal (S, ...) with S >= 25")
+        raise ValueError(
+            f"log_p, log_q: got shapes {target.shape} and {proposal.shape}, expected equal (S, ...), S >= 25"
+        )
     ratio = np.nan_to_num(target - proposal, nan=-np.inf, posinf=np.inf)
     largest = ratio.max(0)
     usable = np.isfinite(largest)
@@ -49,5 +51,6 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
 
 
 def k_hat(log_p: ArrayLike, log_q: ArrayLike) -> NDArray[np.float64]:
-    """Return the Pareto k-hat of each column of draws, shape (...) for densities of shape (S, ...); see ``smoothed``."""
+    """Return the Pareto k-hat of each column of draws, shape (...) for densities of shape (S, ...); see
+    ``smoothed``."""
     return smoothed(log_p, log_q)[1]

@@ -21,7 +21,7 @@ def unconstrained_log_density(model: Callable[..., Any], data: Data, sites: Unco
     def log_density(flat: Tensor) -> Tensor:
         values, ladjs = sites.constrain(flat)
         jacobian = torch.stack([v.reshape(len(flat), -1).sum(-1) for v in ladjs.values()]).sum(0)
-        return log_joint(model, values, data, nesting=sites.nesting) + jacobian
+        return log_joint(model, sites.padded(values), data, nesting=sites.nesting) + jacobian
 
     return log_density
 

@@ -66,7 +66,8 @@ class Latents:
         }
 
     def padded(self, values: Mapping[str, Tensor], leading: int) -> dict[str, Tensor]:
-        """Insert the singleton plate dimensions that the model's outer plates expect; inverse of ``plain``."""
+        """Insert the singleton plate dimensions that the model's outer plates expect; inverse of
+        ``plain``."""
         result = {}
         for name, value in values.items():
             shape, missing = self.shapes[name], self.nesting - self.batch_ranks[name]
@@ -89,7 +90,7 @@ class Latents:
         for name, support in self.supports.items():
             shape = self.free_shapes[name]
             stop = start + prod(shape)
-            free = x[..., start:stop].reshape(*x.shape[:-1], *shape)
+            free = x[..., start:stop].reshape(x.shape[:-1] + shape)
             transform = biject_to(support)
             values[name] = transform(free)
             term = transform.log_abs_det_jacobian(free, values[name])
@@ -100,15 +101,22 @@ class Latents:
     def log_density(
         self, model: Callable[..., Any], x: Tensor, data: Data, *, datasets: bool = False
     ) -> Tensor:
-        """Return log p(z(x), y) + log|det dz/dx|, shape (S, [B]), at x of shape (S, [B,] d); differentiable in x."""
+        """Return log p(z(x), y) + log|det dz/dx|, differentiable in x.
+
+        Shape () at x of shape (d,), (S,) at (S, d), and (S, B) at (S, B, d) with ``datasets``.
+        """
         values, log_det = self.unpack(x)
+        if x.ndim == 1:
+            trace = poutine.trace(poutine.condition(model, data=values)).get_trace(**data)
+            return total(site_log_probs(trace, self.nesting)) + log_det
         padded = self.padded(values, 1 + datasets)
         return log_joint(model, padded, data, datasets=datasets, nesting=self.nesting) + log_det
 
     def terms(
         self, model: Callable[..., Any], values: Mapping[str, Tensor], data: Data, *, datasets: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Return log p(z, y) and log p(y | z), each (S, [B]), at constrained values of shape (S, [B,] *site shape)."""
+        """Return log p(z, y) and log p(y | z), each (S, [B]), at constrained values of shape (S, [B,] *site
+        shape)."""
         shape = next(iter(values.values())).shape[: 1 + datasets]
         conditioned = poutine.condition(model, data=self.padded(values, 1 + datasets))
         with torch.no_grad(), outer_plates(self.nesting, shape[0], shape[1] if datasets else None):

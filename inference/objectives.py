@@ -11,7 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.sites import Data, outer_plates
+from ..guides.sites import Data, plain, plated
 from .densities import paired_traces, site_log_probs, total
 
 
@@ -92,8 +92,11 @@ class Reweighted:
             log_w = torch.where(torch.isfinite(log_w), log_w, torch.full_like(log_w, -torch.inf))
             ceiling = log_w.logsumexp(0) - 0.5 * torch.log(torch.tensor(float(self.particles)))
             weights = torch.softmax(torch.minimum(log_w, ceiling), 0)
+            outer = tuple(log_w.shape)
             values = {
-                name: site["value"] for name, site in model_trace.nodes.items() if site["type"] == "sample" and not site["is_observed"]
+                name: plain(site, outer)
+                for name, site in model_trace.nodes.items()
+                if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
             }
         log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting))
         return -(weights * log_q).sum(0).mean()
@@ -124,16 +127,9 @@ class Stock:
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return Pyro's loss a data set."""
-
-        def inside(fn: Callable[..., Any]) -> Callable[..., Any]:
-            def run(**data: Any) -> Any:
-                with outer_plates(batch.nesting, None, batch.datasets):
-                    return fn(**data)
-
-            return run
-
         loss: Any = self.elbo.differentiable_loss  # type: ignore[attr-defined]
-        return loss(inside(model), inside(guide), **batch.data) / (batch.datasets or 1)
+        parts = (plated(fn, batch.nesting, None, batch.datasets) for fn in (model, guide))
+        return loss(*parts, **batch.data) / (batch.datasets or 1)
 
 
 def log_densities(
@@ -159,8 +155,8 @@ def guide_log_prob(guide: Callable[..., Any], batch: Batch) -> Tensor:
     own = getattr(guide, "log_prob", None)
     if own is not None:
         return own(batch.latents, batch.data)
-    with outer_plates(batch.nesting, None, batch.datasets):
-        trace = poutine.trace(poutine.condition(guide, data=dict(batch.latents))).get_trace(**batch.data)
+    conditioned = poutine.condition(plated(guide, batch.nesting, None, batch.datasets), data=dict(batch.latents))
+    trace = poutine.trace(conditioned).get_trace(**batch.data)
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site):
             raise ValueError(f"guide: site '{name}' is not one of the unknowns, expected a guide with log_prob(values, data)")

@@ -32,7 +32,8 @@ def sample(
     """Draw z_s ~ q(z | y) without touching the model: what an amortised posterior costs on new data.
 
     Args:
-        guide: any Pyro guide, called as ``guide(**data)``; its own ``sample(data, draws)`` is used where it has one.
+        guide: any Pyro guide, called as ``guide(**data)``; its own ``sample(data, draws)`` is used where it
+            has one.
         data: arguments of the guide; with ``datasets`` every tensor has the data-set dimension first.
         draws: number of draws S.
         datasets: number of data sets B, or None for one data set.
@@ -55,7 +56,8 @@ def sample(
     with seeded(seed), torch.no_grad(), poutine.block(), outer_plates(nesting, draws, datasets):
         trace = poutine.trace(guide).get_trace(**data)
     result = {}
-    for name, site in poutine.util.prune_subsample_sites(trace).nodes.items():
+    nodes: dict[str, Any] = dict(poutine.util.prune_subsample_sites(trace).nodes)
+    for name, site in nodes.items():
         if site["type"] != "sample" or site["is_observed"] or site["infer"].get("is_auxiliary"):
             continue
         result[name] = _own(site, *shape)
@@ -77,9 +79,11 @@ def posterior(
 ) -> DataTree:
     """Draw from a guide and return the posterior of one data set as an ArviZ 1.x DataTree.
 
-    Groups: posterior, posterior_predictive, log_likelihood (per entry of the data, so that LOO works), sample_stats
-    (log_p = log p(z, y) and log_q = log q(z | y) per draw: importance weights and k-hat follow), observed_data,
-    prior and prior_predictive. Chain has length 1: the draws are independent and R-hat means nothing.
+    Groups: posterior, posterior_predictive, log_likelihood (per entry of the data, so that LOO works),
+        sample_stats
+    (log_p = log p(z, y) and log_q = log q(z | y) per draw: importance weights and k-hat follow),
+    observed_data, prior and prior_predictive. Chain has length 1: the draws are independent and R-hat means
+    nothing.
 
     Args:
         model: a Pyro model of one data set.
@@ -106,7 +110,9 @@ def posterior(
     for argument, given in (("dims", dims), ("units", units)):
         for name in given or {}:
             if name not in known:
-                raise ValueError(f"{argument}: got '{name}', expected a site of the model: {', '.join(known)}")
+                raise ValueError(
+                    f"{argument}: got '{name}', expected a site of the model: {', '.join(known)}"
+                )
     with seeded(seed), torch.no_grad():
         parts = [
             _evaluate(model, guide, data, latents, observed, min(chunk, draws - start))
@@ -172,8 +178,9 @@ class Pointwise:
 def pointwise(site: Mapping[str, Any]) -> Pointwise:
     """Return log p(y_i | z) of each entry of an observed site of a trace.
 
-    The event dimensions that ``to_event`` declared are opened again; a distribution whose entries are truly dependent
-    (a multivariate normal) stays one entry. Masked entries have log density 0 and are marked as not seen.
+    The event dimensions that ``to_event`` declared are opened again; a distribution whose entries are truly
+    dependent (a multivariate normal) stays one entry. Masked entries have log density 0 and are marked as
+    not seen.
     """
     distribution, opened = site["fn"], 0
     while type(distribution).__name__ == "Independent":
@@ -192,12 +199,18 @@ def pointwise(site: Mapping[str, Any]) -> Pointwise:
 
 
 def _evaluate(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Data, latents: Latents, observed: Data, size: int
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data,
+    latents: Latents,
+    observed: Data,
+    size: int,
 ) -> dict[str, dict[str, Tensor]]:
     model_trace, guide_trace = paired_traces(model, guide, data, latents.nesting, size, None)
     log_p = total(site_log_probs(model_trace, latents.nesting)).expand(size)
     log_q = total(site_log_probs(guide_trace, latents.nesting)).expand(size)
-    sites = {name: model_trace.nodes[name] for name in (*latents.shapes, *observed)}
+    nodes: dict[str, Any] = dict(model_trace.nodes)
+    sites = {name: nodes[name] for name in (*latents.shapes, *observed)}
     values = {name: _own(sites[name], size) for name in latents.shapes}
     entries = {name: pointwise(observed[name]).log_prob.shape for name in observed}
     return {

@@ -1,4 +1,5 @@
-"""Simulation-based calibration: ranks of the truth among posterior draws, their bands, p-values and effect sizes."""
+"""Simulation-based calibration: ranks of the truth among posterior draws, their bands, p-values and effect
+sizes."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ def pit(truth: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array:
 
         PIT = (#{s: t(z_s) < t(z*)} + U) / (L + 1),   U ~ Uniform(0, 1)
 
-    It is exactly uniform if the draws come from p(z | y). Ties are broken at random, so a test quantity may be
-    constant. Without the jitter the discrete ranks make uniformity tests reject a perfect sampler.
+    It is exactly uniform if the draws come from p(z | y). Ties are broken at random, so a test quantity may
+    be constant. Without the jitter the discrete ranks make uniformity tests reject a perfect sampler.
 
     Args:
         truth: test quantity at the truth, (N, ...).
@@ -33,7 +34,9 @@ def pit(truth: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array:
     """
     at_truth, at_draws = np.asarray(truth, float), np.asarray(draws, float)
     if at_draws.shape[1:] != at_truth.shape or len(at_draws) < 1:
-        raise ValueError(f"draws: got shape {at_draws.shape}, expected (L, {', '.join(map(str, at_truth.shape))})")
+        raise ValueError(
+            f"draws: got shape {at_draws.shape}, expected (L, {', '.join(map(str, at_truth.shape))})"
+        )
     below = (at_draws < at_truth).sum(0)
     ties = (at_draws == at_truth).sum(0)
     rank = below + rng.integers(0, ties + 1)
@@ -41,20 +44,24 @@ def pit(truth: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array:
 
 
 def uniformity(pits: ArrayLike) -> float:
-    """Return the p-value of uniformity of PIT values (N,), by ArviZ's pointwise order-statistics test ("pot_c").
+    """Return the p-value of uniformity of PIT values (N,), by ArviZ's order-statistics test ("pot_c").
 
-    Every order statistic is compared with its Beta law, and the p-values are combined by a truncated Cauchy sum:
-    sensitive to the tails, where a wrong width shows.
+    Every order statistic is compared with its Beta law, and the p-values are combined by a truncated Cauchy
+    sum: sensitive to the tails, where a wrong width shows. Under uniformity P(p < t) is at most 1.4 t at
+    t = 0.05 and 1.1 t at the levels that Holm compares with (20,000 simulations for N = 64, 200, 512).
+
+    Source: Tesso, Vehtari, arXiv:2603.02928.
     """
-    from arviz_stats.base import array_stats
+    from arviz_stats.base.array import array_stats
 
     return float(array_stats.uniformity_test(np.asarray(pits, float), method="pot_c")[0])
 
 
 def holm(pvalues: Mapping[str, float]) -> dict[str, float]:
-    """Return Holm's step-down adjustment of p-values: rejecting where it is below alpha keeps the family's level.
+    """Return Holm's step-down adjustment of p-values: rejecting where it is below alpha keeps the family's
+    level.
 
-        p_(k) adjusted = max_{j <= k} min(1, (m - j + 1) p_(j))
+    p_(k) adjusted = max_{j <= k} min(1, (m - j + 1) p_(j))
     """
     order = sorted(pvalues, key=lambda name: pvalues[name])
     adjusted, running = {}, 0.0
@@ -66,7 +73,8 @@ def holm(pvalues: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Band:
-    """Simultaneous band of the empirical CDF of N uniform values: points, lower and upper bound, each (N + 1,)."""
+    """Simultaneous band of the empirical CDF of N uniform values: points, lower and upper bound, each (N +
+    1,)."""
 
     points: Array
     lower: Array
@@ -97,7 +105,8 @@ class Effect:
     """How wrong a marginal is, from the normal scores v = Phi^-1(PIT) of its ranks.
 
     Attributes:
-        shift: mean of the draws minus the truth's, in sd of the right posterior: -mean(v) / sd(v). Zero if right.
+        shift: mean of the draws minus the truth's, in sd of the right posterior: -mean(v) / sd(v). Zero if
+            right.
         width: sd of the draws over the right sd: 1 / sd(v). One if right; exact for normal posteriors.
         distance: largest difference between the ECDF of the PIT and the uniform CDF.
     """
@@ -118,6 +127,7 @@ def effect(pits: ArrayLike) -> Effect:
 
 
 def interval_coverage(pits: ArrayLike, levels: Sequence[float]) -> dict[float, float]:
-    """Return how often central intervals of each level hold the truth: the share of |PIT - 1/2| < level / 2."""
+    """Return how often central intervals of each level hold the truth: the share of |PIT - 1/2| < level /
+    2."""
     distance = np.abs(np.asarray(pits, float) - 0.5)
     return {level: float((distance < level / 2).mean()) for level in levels}

@@ -13,8 +13,8 @@ def tarp(truths: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array
 
         f_i = P_s( |z_s - r_i| < |z*_i - r_i| ),   r_i ~ Uniform(box of the truths)
 
-    Coordinates are scaled to the unit box of the truths. If the draws follow p(z | y), f is uniform, so that its
-    empirical CDF is the expected coverage of the balls around r through the truth.
+    Coordinates are scaled to the unit box of the truths. If the draws follow p(z | y), f is uniform, so that
+    its empirical CDF is the expected coverage of the balls around r through the truth.
 
     Args:
         truths: (N, d).
@@ -31,7 +31,9 @@ def tarp(truths: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array
     """
     at_truth, at_draws = np.asarray(truths, float), np.asarray(draws, float)
     if at_truth.ndim != 2 or at_draws.shape[1:] != at_truth.shape:
-        raise ValueError(f"truths, draws: got shapes {at_truth.shape} and {at_draws.shape}, expected (N, d) and (L, N, d)")
+        raise ValueError(
+            f"truths, draws: got shapes {at_truth.shape} and {at_draws.shape}, expected (N, d) and (L, N, d)"
+        )
     low, high = at_truth.min(0), at_truth.max(0)
     scale = np.where(high > low, high - low, 1.0)
     reference = rng.uniform(size=at_truth.shape)

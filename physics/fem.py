@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .fem_require import require_dolfinx
 from .problem import Problem, Unknowns
+
+__all__ = ["FEMProblem", "NewtonOptions", "require_dolfinx"]
 
 if TYPE_CHECKING:
     import ufl
@@ -29,24 +31,6 @@ class NewtonOptions:
 
     max_iterations: int = 30
     tolerance: float = 1e-9
-
-
-def require_dolfinx() -> Any:
-    """Import and return dolfinx.
-
-    Raises:
-        ImportError: it is not installed; the message says how to install it.
-    """
-    with contextlib.suppress(ImportError):  # only the wheel has it, and needs it first: it orders MPI
-        import dolfinx_solver  # noqa: F401
-    try:
-        import dolfinx
-    except ImportError as error:
-        raise ImportError(
-            "finite elements need dolfinx 0.11: install physzoo[fem] on Linux x86-64, "
-            "or the conda-forge package fenics-dolfinx elsewhere"
-        ) from error
-    return dolfinx
 
 
 class FEMProblem(Problem):
@@ -67,9 +51,9 @@ class FEMProblem(Problem):
     and device of what came. Everything is differentiable once in u, z and the target residual. Dirichlet
     values are fixed at construction.
 
-    The problem owns ``u`` and the parameters of the form: it overwrites their values. It is one object of one
-    process and thread; MPI starts when dolfinx is imported, so process pools must spawn and build their own
-    problem. A copy (``copy.deepcopy``) is the same object, since nothing in it can be trained. Up to the next
+    The problem owns ``u`` and the form's parameters: it overwrites their values. It belongs to one thread. As
+    MPI starts when dolfinx is imported, process pools must spawn; ``from_builder`` makes a problem that can
+    be pickled. A copy (``copy.deepcopy``) is the same object, since nothing in it can be trained. Up to its
     backward pass each sample that needs a gradient keeps its factorisation.
 
     Args:
@@ -80,7 +64,6 @@ class FEMProblem(Problem):
         sensors: points (m, dimension) where u is read, or a sparse matrix (m, dofs); None makes ``observe``
         fail.
         linear: whether F is affine in u; None finds out from the form.
-        symmetric: promise that J is symmetric: Cholesky takes the place of LU.
         quadrature_degree: on every measure; None keeps stated ones and fixes the others at UFL's largest
             estimate for the form (differing degrees in a form and its derivative spoil the gradient).
         newton: when Newton's method stops.
@@ -108,7 +91,6 @@ class FEMProblem(Problem):
         bcs: Sequence[fem.DirichletBC] = (),
         sensors: Any = None,
         linear: bool | None = None,
-        symmetric: bool = False,
         quadrature_degree: int | None = None,
         newton: NewtonOptions | None = None,
         on_failure: Literal["raise", "reject"] = "raise",
@@ -122,10 +104,9 @@ class FEMProblem(Problem):
         fem_forms.check_problem(form, u, parameters, bcs)
         form = fem_forms.fix_degree(form, quadrature_degree)
         self.on_failure = on_failure
-        self._system = fem_assembly.System(
-            form, u, parameters, bcs, linear, symmetric, newton or NewtonOptions()
-        )
-        self._shapes = {name: self._event_shape(p) for name, p in parameters.items()}
+        self._builder: tuple[Callable[..., FEMProblem], tuple] | None = None
+        self._system = fem_assembly.System(form, u, parameters, bcs, linear, newton or NewtonOptions())
+        self.parameter_shapes = {name: self._event_shape(p) for name, p in parameters.items()}
         self._register(sensors)
 
     @staticmethod
@@ -205,11 +186,25 @@ class FEMProblem(Problem):
 
     def coordinates(self, name: str | None = None) -> Tensor:
         """Return where the dofs of a field lie, shape (points, dimension): of a parameter or of the state."""
+        space = self._space(name)
+        return torch.from_numpy(space.tabulate_dof_coordinates()[:, : space.mesh.geometry.dim].copy())
+
+    def volumes(self, name: str | None = None) -> Tensor:
+        """Return the integral of each basis function of a scalar field, shape (dofs,): quadrature weights."""
+        import ufl
+        from dolfinx import fem
+
+        form: Any = fem.form(ufl.TestFunction(self._space(name)) * ufl.dx)
+        return torch.from_numpy(fem.assemble_vector(form).array.copy())
+
+    def _space(self, name: str | None) -> Any:
         function: Any = self._system.u if name is None else self._system.parameters.get(name)
         if function is None or not hasattr(function, "x"):
-            raise ValueError(f"name got {name!r}, expected a field: one of {', '.join(self._shapes)}")
-        space = function.function_space
-        return torch.from_numpy(space.tabulate_dof_coordinates()[:, : space.mesh.geometry.dim].copy())
+            fields = [key for key, value in self._system.parameters.items() if hasattr(value, "x")]
+            raise ValueError(
+                f"name got {name!r}, expected a field: {', '.join(fields)} or None for the state"
+            )
+        return function.function_space
 
     def tangent(self, z: Unknowns, direction: Unknowns) -> tuple[Tensor, Tensor]:
         """Return u = F(z) and its directional derivative du = -J^-1 (dF/dz) dz for one sample, no gradients.
@@ -232,12 +227,14 @@ class FEMProblem(Problem):
 
     def _named(self, z: Unknowns) -> Mapping[str, Tensor]:
         if isinstance(z, Tensor):
-            if len(self._shapes) != 1:
-                raise TypeError(f"z got one tensor, expected a mapping with {', '.join(self._shapes)}")
-            return {next(iter(self._shapes)): z}
-        if set(z) != set(self._shapes):
+            if len(self.parameter_shapes) != 1:
+                raise TypeError(
+                    f"z got one tensor, expected a mapping with {', '.join(self.parameter_shapes)}"
+                )
+            return {next(iter(self.parameter_shapes)): z}
+        if set(z) != set(self.parameter_shapes):
             raise ValueError(
-                f"z got the names {', '.join(sorted(z))}, expected {', '.join(sorted(self._shapes))}"
+                f"z got the names {', '.join(sorted(z))}, expected {', '.join(sorted(self.parameter_shapes))}"
             )
         return z
 
@@ -245,7 +242,7 @@ class FEMProblem(Problem):
         """Return ([state,] *z) as float64 (samples, ...), the leading shape and an empty tensor like them."""
         entries = [] if state is None else [("state", state, (self.free_dofs.numel(),))]
         named = self._named(z)
-        entries += [(name, named[name], event) for name, event in self._shapes.items()]
+        entries += [(name, named[name], event) for name, event in self.parameter_shapes.items()]
         for name, tensor, event in entries:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
@@ -276,7 +273,17 @@ class FEMProblem(Problem):
     def __deepcopy__(self, memo: dict) -> FEMProblem:
         return self
 
+    @staticmethod
+    def from_builder(build: Callable[..., FEMProblem], *arguments: Any) -> FEMProblem:
+        """Return ``build(*arguments)``, which pickles as that call: for other processes."""
+        problem = build(*arguments)
+        problem._builder = build, arguments
+        return problem
+
     def __reduce__(self) -> Any:
-        raise TypeError(
-            "a FEMProblem cannot be pickled, expected a function that builds it in the other process"
-        )
+        if self._builder is None:
+            raise TypeError(
+                "a FEMProblem holds compiled forms and cannot be pickled: make it by from_builder"
+            )
+        build, arguments = self._builder
+        return FEMProblem.from_builder, (build, *arguments)

@@ -20,12 +20,14 @@ from petsc4py import PETSc
 from . import fem_forms
 from .fem_compiled import Factor, Gradient, compile_form
 from .fem_logdet import LogDet
+from .fem_selected import transposed_entries
 from .problem import SolveError
 
 NATIVE_LIMIT = (
     5000  # PETSc's own LU is the cheapest below (0.25 ms at 1,089 dofs, MUMPS 0.42), MUMPS above (11 and 21)
 )
 LINEAR_TOLERANCE = 1e-8
+ROUNDING = 1e-13  # largest asymmetry, relative to the largest entry, of a matrix that Cholesky takes
 
 
 class System:
@@ -38,11 +40,9 @@ class System:
         parameters: Mapping[str, fem_forms.Parameter],
         bcs: Sequence[fem.DirichletBC],
         linear: bool | None,
-        symmetric: bool,
         newton,
     ) -> None:
         self.form, self.u, self.parameters, self.bcs, self.newton = form, u, parameters, list(bcs), newton
-        self.symmetric = symmetric
         self.space = u.function_space
         self.bilinear = fem_forms.jacobian(form, u)
         self.linear = not fem_forms.depends_on(self.bilinear, u) if linear is None else linear
@@ -61,18 +61,26 @@ class System:
         self._data = self._csr.data
         self._pointers = self._csr.indptr.astype(PETSc.IntType)
         self._columns = self._csr.indices.astype(PETSc.IntType)
-        self._petsc = PETSc.Mat().createAIJWithArrays(
-            (self.n_dofs, self.n_dofs), (self._pointers, self._columns, self._data), comm=PETSc.COMM_SELF
-        )
-        if symmetric:
-            self._petsc.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+        self._matrices = tuple(self._wrap(symmetric) for symmetric in (False, True))
+        mirrored = transposed_entries(self._pointers, self._columns)
+        above = np.flatnonzero(mirrored > np.arange(mirrored.size))
+        self._mirrored = above, mirrored[above]
         self._arrays = np.zeros((3, self.n_dofs))
         self._right, self._left, self._check = (
             PETSc.Vec().createWithArray(array, comm=PETSc.COMM_SELF) for array in self._arrays
         )
         self._vector = np.zeros(self.n_dofs)
         self._solver = "petsc" if self.n_dofs < NATIVE_LIMIT else "mumps"
-        self._idle: list[Factor] = []
+        self._idle: tuple[list[Factor], list[Factor]] = ([], [])
+
+    def _wrap(self, symmetric: bool) -> PETSc.Mat:
+        """A PETSc matrix on the assembled entries."""
+        matrix = PETSc.Mat().createAIJWithArrays(
+            (self.n_dofs, self.n_dofs), (self._pointers, self._columns, self._data), comm=PETSc.COMM_SELF
+        )
+        if symmetric:
+            matrix.setOption(PETSc.Mat.Option.SYMMETRIC, True)
+        return matrix
 
     def set_parameters(self, values: Sequence[np.ndarray]) -> None:
         """Write one sample's parameters, in the order of ``parameters``."""
@@ -93,7 +101,6 @@ class System:
         """Assemble dF/du at the present values; rows and columns of fixed dofs are those of the identity."""
         self._data[:] = 0.0
         fem.assemble_matrix(self._csr, self._jacobian_form, self.bcs)
-        self._petsc.stateIncrease()
 
     def matrix(self) -> sparse.csr_array:
         """Return the assembled matrix on all dofs; its data are written again by the next assembly."""
@@ -106,17 +113,24 @@ class System:
             SolveError: the matrix is singular or not finite.
         """
         self.assemble()
-        factor = self._idle.pop() if self._idle else Factor(self._petsc, self._solver, self.symmetric)
+        symmetric = self._is_symmetric()
+        idle = self._idle[symmetric]
+        factor = idle.pop() if idle else Factor(self._matrices[symmetric], self._solver, symmetric)
         if factor.compute():
             return factor
         return self._pivoted()
+
+    def _is_symmetric(self) -> bool:
+        above, below = self._mirrored
+        difference = np.abs(self._data[above] - self._data[below]).max(initial=0.0)
+        return bool(difference <= ROUNDING * max(self._data.max(), -self._data.min()))
 
     def _pivoted(self) -> Factor:
         """Factorise with MUMPS, which pivots, from now on (PETSc's own LU does not: saddle points)."""
         if self._solver != "mumps":
             self._solver = "mumps"
-            self._idle.clear()
-            factor = Factor(self._petsc, self._solver, self.symmetric)
+            self._idle = ([], [])
+            factor = Factor(self._matrices[False], self._solver, symmetric=False)
             if factor.compute():
                 return factor
         raise SolveError("the Jacobian dF/du is singular")
@@ -124,7 +138,7 @@ class System:
     def release(self, factor: Factor) -> None:
         """Give a factorisation back for reuse."""
         if factor.solver == self._solver:
-            self._idle.append(factor)
+            self._idle[factor.symmetric].append(factor)
 
     @cached_property
     def logdet(self) -> LogDet:
@@ -136,7 +150,7 @@ class System:
         factor = self.factorise()
         for attempt in (0, 1):
             step = self.apply_inverse(factor, right)
-            self._petsc.mult(self._left, self._check)
+            self._matrices[False].mult(self._left, self._check)
             defect = np.abs(self._arrays[2] - self._arrays[0]).max(initial=0.0)
             if defect <= LINEAR_TOLERANCE * np.abs(right).max(initial=0.0):
                 return step, factor

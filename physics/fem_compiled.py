@@ -54,7 +54,7 @@ class Factor:
     """One LU (or Cholesky) factorisation, its memory and symbolic phase reused."""
 
     def __init__(self, matrix: PETSc.Mat, solver: str, symmetric: bool) -> None:
-        self.solver = solver
+        self.solver, self.symmetric, self._source = solver, symmetric, matrix
         self._preconditioner = PETSc.PC().create(PETSc.COMM_SELF)
         self._preconditioner.setType("cholesky" if symmetric else "lu")
         self._preconditioner.setFactorSolverType(solver)
@@ -65,6 +65,7 @@ class Factor:
 
     def compute(self) -> bool:
         """Factorise the matrix as it is now; return whether that worked."""
+        self._source.stateIncrease()  # its entries were written from outside
         try:
             self._preconditioner.setUp()
         except PETSc.Error:

@@ -139,10 +139,8 @@ def discontinuous(element):
     if isinstance(element, basix.ufl._MixedElement):
         return basix.ufl.mixed_element([discontinuous(sub) for sub in element.sub_elements])
     if isinstance(element, basix.ufl._BlockedElement):
-        sub = discontinuous(element.sub_elements[0])
-        return basix.ufl.blocked_element(
-            sub, shape=element.reference_value_shape, symmetry=element._has_symmetry
-        )
+        sub, shape = discontinuous(element.sub_elements[0]), element.reference_value_shape
+        return basix.ufl.blocked_element(sub, shape, element._has_symmetry if len(shape) == 2 else None)
     if not isinstance(element, basix.ufl._BasixElement):
         raise ValueError(
             f"logdet: elements with a local nodal basis (Lagrange, DG) are supported, got {element}"

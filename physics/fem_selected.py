@@ -29,6 +29,14 @@ def _levels(pattern: sparse.csr_array) -> np.ndarray:
     return level
 
 
+def transposed_entries(pointers: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the place of entry (j, i) for each entry (i, j) of a symmetric pattern, columns ascending."""
+    n = pointers.size - 1
+    transposed = sparse.csr_array((np.arange(columns.size), columns, pointers), shape=(n, n)).T.tocsr()
+    transposed.sort_indices()
+    return transposed.data
+
+
 class SelectedInverse:
     """Determinant and selected inverse of all matrices with one symmetric pattern.
 
@@ -69,9 +77,7 @@ class SelectedInverse:
             places = starts[block] + position[self.rows[entries]] * widths[block] + position[columns[entries]]
             bounds = list(zip(starts[:-1], starts[1:], heights, widths, strict=True))
             self._parts.append((entries, places, int(starts[-1]), bounds))
-        transposed = sparse.csr_array((np.arange(columns.size), columns, pointers), shape=(n, n)).T.tocsr()
-        transposed.sort_indices()
-        self._transposed = transposed.data  # place of entry (j, i) for the entry (i, j)
+        self._transposed = transposed_entries(pointers, columns)
 
     def _blocks(self, data: np.ndarray) -> tuple[list[np.ndarray], ...]:
         parts = []

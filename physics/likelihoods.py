@@ -102,7 +102,7 @@ def virtual_observables(
 
         f"{name}_logdet" = log|det dr/du|,
 
-    after which the marginal posterior of z is the forward model's up to O(scale). Use ``corrected=False``
+    after which the marginal posterior of z is the forward model's up to O(scale^2). Use ``corrected=False``
     only to show the difference, or where z is not inferred: there the factor is a constant.
 
     Args:
@@ -160,6 +160,10 @@ def _distribution(
 
 def _rejected(mean: Tensor, family: str, event_dim: int) -> Tensor | None:
     """Which samples have no usable mean, shape (...); None where all have one."""
+    mean = mean.detach()
+    # One reduction settles the usual case; a sum that overflows only costs the second look.
+    if math.isfinite(mean.sum()) and (family != "lognormal" or bool(mean.amin() > 0)):
+        return None
     usable = torch.isfinite(mean)
     if family == "lognormal":
         usable = usable & (mean > 0)

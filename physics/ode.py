@@ -181,7 +181,8 @@ class ODEProblem(Problem):
 
     def _step(self, start: Tensor, z: Mapping[str, Tensor], begin: Tensor, length: Tensor) -> Tensor:
         """Phi from ``begin`` over ``length`` (numbers, or one for each entry of the last batch dimension)."""
-        return self._flow(start, z, torch.tensor([0.0, 1.0], dtype=start.dtype), begin, length)[-1]
+        unit = torch.tensor([0.0, 1.0], dtype=start.dtype, device=start.device)
+        return self._flow(start, z, unit, begin, length)[-1]
 
     def _flow(
         self,
@@ -203,11 +204,7 @@ class ODEProblem(Problem):
 
         def attempt(rows: Tensor) -> tuple[Tensor | None, str]:
             part = {name: value[rows] for name, value in flat_z.items()}
-            span = (
-                (None, None)
-                if flat_begin is None or flat_length is None
-                else (flat_begin[rows], flat_length[rows])
-            )
+            span = [None if value is None else value[rows] for value in (flat_begin, flat_length)]
             return self._attempt(flat_start[rows], part, knots, *span)
 
         everything = torch.arange(len(flat_start), device=start.device)

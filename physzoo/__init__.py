@@ -1,0 +1,110 @@
+"""A zoo of physics-informed generative models in Pyro, each with a measured certificate of calibration.
+
+    problem.solve(z) -> u        z unknowns, u state, y data
+    problem.observe(u) -> y
+    problem.residual(u, z) -> r  the notation that every animal shares
+
+Everything public can be taken from here; each name is imported when it is first used, so that ``import
+physzoo`` costs nothing and changes nothing. The rooms are ``physzoo.models``, ``physzoo.physics``,
+``physzoo.guides`` and ``physzoo.inference``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .guides.amortize import Whitening as Whitening
+    from .guides.amortize import amortize as amortize
+    from .inference.calibrate import calibrate as calibrate
+    from .inference.calibration import Calibration as Calibration
+    from .inference.compare import compare as compare
+    from .inference.data import DataSets as DataSets
+    from .inference.data import Simulator as Simulator
+    from .inference.fit import fit as fit
+    from .inference.laplace import laplace as laplace
+    from .inference.objectives import ELBO as ELBO
+    from .inference.objectives import ForwardKL as ForwardKL
+    from .inference.objectives import Mixture as Mixture
+    from .inference.options import FitOptions as FitOptions
+    from .inference.posterior import posterior as posterior
+    from .models.registry import Animal as Animal
+    from .models.registry import Quantity as Quantity
+    from .models.registry import Recipe as Recipe
+    from .models.registry import get as get
+    from .models.registry import names as names
+    from .models.registry import register as register
+    from .physics.likelihoods import observe as observe
+    from .physics.likelihoods import virtual_observables as virtual_observables
+
+_HOME = {
+    "ELBO": "inference.objectives",
+    "Animal": "models.registry",
+    "Calibration": "inference.calibration",
+    "DataSets": "inference.data",
+    "FitOptions": "inference.options",
+    "ForwardKL": "inference.objectives",
+    "Mixture": "inference.objectives",
+    "Quantity": "models.registry",
+    "Recipe": "models.registry",
+    "Simulator": "inference.data",
+    "Whitening": "guides.amortize",
+    "amortize": "guides.amortize",
+    "calibrate": "inference.calibrate",
+    "compare": "inference.compare",
+    "fit": "inference.fit",
+    "get": "models.registry",
+    "laplace": "inference.laplace",
+    "names": "models.registry",
+    "observe": "physics.likelihoods",
+    "posterior": "inference.posterior",
+    "register": "models.registry",
+    "virtual_observables": "physics.likelihoods",
+}
+
+__all__ = [
+    "ELBO",
+    "Animal",
+    "Calibration",
+    "DataSets",
+    "FitOptions",
+    "ForwardKL",
+    "Mixture",
+    "Quantity",
+    "Recipe",
+    "Simulator",
+    "Whitening",
+    "__version__",
+    "amortize",
+    "calibrate",
+    "compare",
+    "fit",
+    "get",
+    "laplace",
+    "names",
+    "observe",
+    "posterior",
+    "register",
+    "virtual_observables",
+]
+__version__: str
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("physzoo")
+    elif name in _HOME:
+        value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    elif name in ("models", "physics", "guides", "inference"):
+        return import_module(f".{name}", __name__)
+    else:
+        raise AttributeError(f"module 'physzoo' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,20 +1,23 @@
-"""A linear-Gaussian inverse problem whose posterior is known exactly, with a positive unknown and two data sites.
+"""A linear-Gaussian inverse problem whose posterior is known exactly, with a positive unknown and two data
+sites.
 
-    x = (z_1, z_2, log rate) ~ N(0, I),  y = A x + s e,  so  x | y ~ N(C A' y / s^2, C),  C = (I + A'A / s^2)^-1
+x = (z_1, z_2, log rate) ~ N(0, I),  y = A x + s e,  so  x | y ~ N(C A' y / s^2, C),  C = (I + A'A / s^2)^-1
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor
 
-OPERATOR = torch.tensor([[1.0, 0.5, 0.2], [0.0, 1.0, 0.7], [0.3, 0.0, 1.0], [0.5, 0.4, 0.3]], dtype=torch.float64)
+OPERATOR = torch.tensor(
+    [[1.0, 0.5, 0.2], [0.0, 1.0, 0.7], [0.3, 0.0, 1.0], [0.5, 0.4, 0.3]], dtype=torch.float64
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Exact:
     def __call__(self, y: Tensor) -> None:
         x = pyro.sample("_x", self.density(y), infer={"is_auxiliary": True})
         pyro.sample("z", dist.Delta(x[..., :2], event_dim=1))
-        pyro.sample("rate", dist.Delta(x[..., 2].exp(), log_density=-x[..., 2]))
+        pyro.sample("rate", dist.Delta(x[..., 2].exp(), log_density=-x[..., 2]))  # pyright: ignore
 
     def log_prob(self, values: dict[str, Tensor], data: dict[str, Any]) -> Tensor:
         log_rate = values["rate"].log()
@@ -68,6 +71,17 @@ class Exact:
         return self.density(data["y"]).log_prob(x) - log_rate
 
 
-def normal_quantile(probability: float) -> float:
-    """Quantile of N(0, 1), for tolerances."""
-    return math.sqrt(2.0) * float(torch.erfinv(torch.tensor(2.0 * probability - 1.0)))
+class Plated(PyroModule):
+    """Unknowns inside and outside a plate: mu ~ N(0, 1), a_g ~ N(mu, 1) for three groups, y_g = a_g + noise."""
+
+    def forward(self, y: Tensor | None = None) -> None:
+        zero = torch.zeros((), dtype=torch.float64)
+        mu = pyro.sample("mu", dist.Normal(zero, 1.0))
+        with pyro.plate("groups", 3):
+            a = pyro.sample("a", dist.Normal(mu, 1.0))
+            pyro.sample("y", dist.Normal(a, 0.5), obs=y)
+
+    @staticmethod
+    def mean_of_mu(y: Tensor) -> Tensor:
+        """E[mu | y]: each y_g has variance 1.25 about mu."""
+        return y.sum(-1) / 1.25 / (1 + 3 / 1.25)

@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from physzoo.physics import Elliptic1D, KarhunenLoeve
 from torch.func import jacrev, vmap
+
+from physzoo.physics import Elliptic1D, KarhunenLoeve
 
 
 def layered(elements=12, modes=4, dtype=torch.float64, **options):

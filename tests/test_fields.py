@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from physzoo.physics import KarhunenLoeve
 from physzoo.physics.fields import COVARIANCES
 

@@ -6,8 +6,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from physzoo.physics import Elliptic1D, KarhunenLoeve, SolverWarning, observe, virtual_observables
 from torch import nn
+
+from physzoo.physics import Elliptic1D, KarhunenLoeve, SolverWarning, observe, virtual_observables
 
 FAMILY_OPTIONS = [("normal", None), ("lognormal", None), ("student_t", 4.0)]
 

@@ -7,9 +7,10 @@ from itertools import pairwise
 import pyro
 import pytest
 import torch
-from physzoo.physics import ODEProblem, SolveError, SolverWarning, observe
-from physzoo.physics.ode import ADAPTIVE, FIXED_STEP
 from torch.func import jacrev
+
+from physzoo.physics import ODEProblem, SolveError, SolverWarning, observe, virtual_observables
+from physzoo.physics.ode import ADAPTIVE, FIXED_STEP
 
 IRREGULAR = [0.1, 0.15, 0.9, 1.0, 2.3]
 
@@ -160,6 +161,22 @@ def test_logdet_is_that_of_the_jacobian_of_a_nonlinear_equation():
     u = problem.solve(z)
     jacobian = jacrev(problem.residual)(u, z).reshape(6, 6)
     torch.testing.assert_close(problem.logdet(u, z), torch.linalg.slogdet(jacobian).logabsdet)
+
+
+def test_virtual_observables_of_a_trajectory_are_one_event_and_need_no_correction():
+    problem, z = oscillator(), unknowns(3)
+    u = problem.solve(z) + 0.01
+
+    def model():
+        with pyro.plate("datasets", 3, dim=-1):
+            virtual_observables("r", problem, u, z, scale=0.1)
+
+    trace = pyro.poutine.trace(model).get_trace()
+    trace.compute_log_prob()
+    r = problem.residual(u, z)
+    expected = torch.distributions.Normal(r, 0.1).log_prob(torch.zeros_like(r)).sum((-2, -1))
+    torch.testing.assert_close(trace.nodes["r"]["log_prob"], expected)
+    assert (trace.nodes["r_logdet"]["log_prob"] == 0).all()
 
 
 def test_time_enters_the_right_hand_side_in_solve_and_residual():

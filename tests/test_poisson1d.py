@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+
 from physzoo.models.poisson1d import LARGEST_AT_PRIOR_MEAN, Poisson1D, temperatures, truth
 
 

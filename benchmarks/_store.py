@@ -1,0 +1,124 @@
+"""Where benchmarks leave their tables: one JSON file each in benchmarks/results, and the same table on the screen."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = {"torch": "torch", "pyro": "pyro-ppl", "physzoo": "physzoo"}
+
+
+def store(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:
+    """Write ``benchmarks/results/NAME.json`` and print the rows as a table.
+
+    Args:
+        name: name of the table, letters, digits and underscores.
+        rows: one mapping a line of the table; column order is that of the first appearance.
+        **facts: what else belongs to the claim (seeds, sizes, tolerances).
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ValueError: ``name`` is no identifier.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"name: got '{name}', expected letters, digits and underscores")
+    table = [{column: _plain(value) for column, value in row.items()} for row in rows]
+    record = {
+        "name": name,
+        "command": _command(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": {
+            "python": platform.python_version(),
+            **{key: _version(value) for key, value in PACKAGES.items()},
+        },
+        "cpu": cpu(),
+        "facts": _plain(facts),
+        "rows": table,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    beside = path.with_suffix(".json.tmp")
+    beside.write_text(
+        json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    os.replace(beside, path)
+    print(table_text(table))
+    return path
+
+
+def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as an aligned text table, numbers to the right with four significant digits."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    widths = [
+        max(len(column), *(len(line[i]) for line in cells)) if cells else len(column)
+        for i, column in enumerate(columns)
+    ]
+    number = [all(isinstance(row.get(column), int | float | None) for row in rows) for column in columns]
+
+    def line(values: Sequence[str]) -> str:
+        padded = (v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, number, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(
+        [line(columns), line(["-" * width for width in widths]), *(line(values) for values in cells)]
+    )
+
+
+def cpu() -> str:
+    """Return the processor's model and the number of cores this process may use."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(
+            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
+        )
+    except OSError:
+        pass  # not Linux: the platform's own word stands
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{model}, {cores} cores"
+
+
+def _command() -> str:
+    # The way to repeat it from the repository's root, without the path of this machine.
+    script = Path(sys.argv[0]).name
+    return " ".join(["python", f"benchmarks/{script}", *sys.argv[1:]])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` in JSON's types; a number that is not finite becomes a string."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

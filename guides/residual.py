@@ -1,0 +1,106 @@
+"""A guide for residual likelihoods: the state is drawn through its residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+
+class Solvable(Protocol):
+    """What the guide needs of the physics: the state of a given residual, the residual, its determinant."""
+
+    def solve(self, z: Any, residual: Tensor | None = None) -> Tensor: ...
+    def residual(self, u: Tensor, z: Any) -> Tensor: ...
+    def logdet(self, u: Tensor, z: Any) -> Tensor: ...
+
+
+class ResidualGuide(PyroModule):
+    """q(z | y) q(u | z): the unknowns by any guide, the state u = F(z, e) with a Gaussian residual e.
+
+        e ~ N(m, diag s^2),   r(u, z) = e,   log q(u | z) = log N(r(u, z); m, s^2) + log|det dr/du|
+
+    m and s are learnt; they start at 0 and ``scale``. As s_r -> 0 the posterior of u given z is N(0, s_r^2)
+    in e, so the guide starts where it should end, whatever the stiffness; a mean field in u itself has to
+    resolve the condition number of dr/du. m does not depend on the data: with an s_r so large that the data
+    move the residual, fit one data set at a time.
+
+    Args:
+        guide_z: a guide of the unknowns alone that returns site values by name, e.g. ``amortize`` of the same
+            model with a forward likelihood.
+        problem: solves for the state of a given residual.
+        residual_shape: shape of one residual, e.g. (63,).
+        scale: start of s, the model's residual scale s_r.
+        state: the state's site.
+        unknowns: site that ``problem`` takes as z; None passes the mapping of all.
+
+    Raises:
+        ValueError: a scale that is not positive.
+    """
+
+    def __init__(
+        self,
+        guide_z: Callable[..., Mapping[str, Tensor]],
+        problem: Solvable,
+        residual_shape: tuple[int, ...],
+        scale: float,
+        state: str = "u",
+        unknowns: str | None = "z",
+    ) -> None:
+        super().__init__()
+        if not scale > 0:
+            raise ValueError(f"scale: got {scale}, expected a positive number")
+        self.guide_z = guide_z
+        # Kept out of the modules: the model owns the problem and its buffers.
+        self._problem = (problem,)
+        self.state = state
+        self.unknowns = unknowns
+        self.scale = scale
+        dtype = (
+            next((p.dtype for p in guide_z.parameters()), None) if isinstance(guide_z, nn.Module) else None
+        )
+        self.location = nn.Parameter(torch.zeros(residual_shape, dtype=dtype))
+        self.log_scale = nn.Parameter(torch.zeros(residual_shape, dtype=dtype))
+
+    def forward(self, **data: Any) -> dict[str, Tensor]:
+        """Sample every unknown and the state; return their values."""
+        values = dict(self.guide_z(**data))
+        e = pyro.sample(f"_{self.state}_residual", self._residual(), infer={"is_auxiliary": True})
+        z = self._z(values)
+        u = self._problem[0].solve(z, residual=e)
+        log_density: Any = self._problem[0].logdet(u, z)
+        delta = dist.Delta(u, log_density=log_density, event_dim=self.location.dim())
+        return {**values, self.state: pyro.sample(self.state, delta)}
+
+    def log_prob(self, values: Mapping[str, Tensor], data: Mapping[str, Any]) -> Tensor:
+        """Evaluate log q(z, u | y) at given values, where ``guide_z`` can score its own.
+
+        Args:
+            values: latent site -> (..., *site shape), the state among them.
+            data: the model's arguments.
+
+        Raises:
+            TypeError: ``guide_z`` has no ``log_prob``.
+        """
+        score = getattr(self.guide_z, "log_prob", None)
+        if score is None:
+            got = type(self.guide_z).__name__
+            raise TypeError(f"guide_z: got {got} without log_prob, expected a guide that scores values")
+        z, u = self._z(values), values[self.state]
+        e = self._problem[0].residual(u, z)
+        others = {name: value for name, value in values.items() if name != self.state}
+        return score(others, data) + self._residual().log_prob(e) + self._problem[0].logdet(u, z)
+
+    def _residual(self) -> dist.TorchDistribution:
+        # In units of the starting scale, so that one learning rate fits e and the rest of the guide.
+        return dist.Normal(self.scale * self.location, self.scale * self.log_scale.exp()).to_event(
+            self.location.dim()
+        )
+
+    def _z(self, values: Mapping[str, Tensor]) -> Any:
+        return values if self.unknowns is None else values[self.unknowns]

@@ -1,0 +1,245 @@
+"""Two sets of posterior draws held against each other: moments, Wasserstein distance, classifier test."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .latents import scalar_names
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Draws against a reference, per scalar parameter and jointly.
+
+    Attributes:
+        mean_error_sd: scalar -> (mean of the draws - mean of the reference) / reference sd.
+        sd_ratio: scalar -> sd of the draws / reference sd.
+        w1_sd: scalar -> Wasserstein-1 distance / reference sd.
+        c2st: accuracy of a classifier that tells the two apart, 0.5 for equal distributions; None if not
+            asked for.
+        c2st_error: its standard error if the distributions are equal.
+        resolution: standard error of a mean error between equal distributions, in sd, for independent draws.
+        draws: number of draws, their effective number where they carry weights.
+        reference_draws: number of reference draws.
+    """
+
+    mean_error_sd: dict[str, float]
+    sd_ratio: dict[str, float]
+    w1_sd: dict[str, float]
+    c2st: float | None
+    c2st_error: float | None
+    resolution: float
+    draws: float
+    reference_draws: int
+
+    @property
+    def worst_mean_error(self) -> float:
+        """Largest absolute mean error, in reference sd."""
+        return max(abs(error) for error in self.mean_error_sd.values())
+
+    @property
+    def summary(self) -> str:
+        """The comparison in one line."""
+        low, high = min(self.sd_ratio.values()), max(self.sd_ratio.values())
+        joint = "" if self.c2st is None else f"C2ST {self.c2st:.3f}, "
+        return (
+            f"{joint}sd ratios {low:.2f} to {high:.2f}, means within {self.worst_mean_error:.2f} sd, "
+            f"W1 within {max(self.w1_sd.values()):.2f} sd"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the comparison as plain numbers, ready for JSON."""
+        return {**vars(self), "summary": self.summary}
+
+
+def compare(
+    draws: Any,
+    reference: Any,
+    *,
+    weights: ArrayLike | None = None,
+    positive: Sequence[str] = (),
+    classify: bool = True,
+    limit: int = 4000,
+    seed: int = 0,
+) -> Comparison:
+    """Hold posterior draws against reference draws.
+
+    Args:
+        draws: an ArviZ DataTree (its posterior), anything with a ``draws`` mapping of (chain, draw, ...)
+            arrays such as ``Reference``, or a mapping site -> (S, *site shape). Sites that only one side has
+            are left out.
+        reference: the same; its sd is the unit.
+        weights: importance weights of ``draws``, (S,), not necessarily normalised.
+        positive: sites that the classifier sees in logarithm (rates, scales); moments stay on the given
+            scale.
+        classify: whether to run the classifier, which takes seconds where the rest takes none.
+        limit: the classifier sees at most this many draws of each side.
+        seed: seed of its folds and initial weights.
+
+    Raises:
+        ValueError: no common site, shapes that differ, fewer than 10 draws, or weights that do not fit.
+    """
+    left, right = _draws(draws), _draws(reference)
+    names = [name for name in right if name in left]
+    if not names:
+        raise ValueError(
+            f"draws: got sites {sorted(left)}, expected some of the reference's, {sorted(right)}"
+        )
+    for name in names:
+        if left[name].shape[1:] != right[name].shape[1:]:
+            got, expected = left[name].shape[1:], right[name].shape[1:]
+            raise ValueError(
+                f"draws['{name}']: got site shape {got}, expected that of the reference, {expected}"
+            )
+    labels = scalar_names({name: right[name].shape[1:] for name in names})
+    a, b = _matrix(left, names, ()), _matrix(right, names, ())
+    w = _weights(weights, len(a))
+    mean, spread = b.mean(0), b.std(0, ddof=1)
+    spread = np.where(spread > 0, spread, 1.0)
+    mean_a = w @ a
+    effective = 1 / float(np.sum(w**2))
+    sd_a = np.sqrt(w @ (a - mean_a) ** 2 * effective / max(effective - 1, 1e-12))
+    score = None
+    if classify:
+        score = c2st(
+            _matrix(left, names, positive), _matrix(right, names, positive), weights, limit=limit, seed=seed
+        )
+    return Comparison(
+        mean_error_sd=_named(labels, (mean_a - mean) / spread),
+        sd_ratio=_named(labels, sd_a / spread),
+        w1_sd=_named(labels, [_w1(a[:, k], b[:, k], w) / spread[k] for k in range(len(labels))]),
+        c2st=score,
+        c2st_error=None if score is None else 0.5 / math.sqrt(2 * min(limit, len(a), len(b))),
+        resolution=math.sqrt(1 / effective + 1 / len(b)),
+        draws=effective,
+        reference_draws=len(b),
+    )
+
+
+def c2st(
+    draws: ArrayLike,
+    reference: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    limit: int = 4000,
+    seed: int = 0,
+) -> float:
+    """Return the accuracy of a classifier between two samples: 0.5 if it cannot tell them apart, 1 if it
+    always can.
+
+    A network with two hidden layers of max(10 d, 64) units, five stratified folds, draws scaled by the
+    reference's mean and sd, equally many of both sides. Training stops early on a tenth of each fold:
+    without that, as in the benchmark of simulation-based inference, a thousand draws are overfitted and sd x
+    0.8 in eight dimensions scores .59 where .65 is there to be found. So this score is at least as strict.
+    Standard error between equal samples: 0.5 / sqrt(2 n).
+
+    Args:
+        draws: (S, d).
+        reference: (R, d).
+        weights: importance weights of ``draws``, (S,); the classifier is trained and scored with them.
+        limit: at most this many draws of each side; 4,000 take some 3 s for d = 8 on one core.
+        seed: seed of subsets, folds and initial weights.
+
+    Raises:
+        ValueError: shapes that do not fit, or fewer than 10 draws of one side.
+
+    Source: Lopez-Paz, Oquab, arXiv:1610.06545; Lueckmann et al., arXiv:2101.04653.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.neural_network import MLPClassifier
+
+    a, b = np.asarray(draws, float), np.asarray(reference, float)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 10:
+        raise ValueError(
+            f"draws, reference: got shapes {a.shape} and {b.shape}, expected (S, d) and (R, d), S, R >= 10"
+        )
+    size = min(len(a), len(b), limit)
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(a), size, replace=False)
+    b_part = b[rng.choice(len(b), size, replace=False)]
+    scale = b.std(0)
+    features = (np.concatenate([a[chosen], b_part]) - b.mean(0)) / np.where(scale > 0, scale, 1.0)
+    labels = np.repeat([0, 1], size)
+    importance = np.ones(2 * size)
+    if weights is not None:
+        part = _weights(weights, len(a))[chosen]
+        importance[:size] = part / part.sum() * size
+    hidden = max(10 * a.shape[1], 64)
+    right = 0.0
+    for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(features, labels):
+        network = MLPClassifier((hidden, hidden), max_iter=200, early_stopping=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            options = {} if weights is None else {"sample_weight": importance[train]}
+            network.fit(features[train], labels[train], **options)
+        right += float(((network.predict(features[test]) == labels[test]) * importance[test]).sum())
+    return right / float(importance.sum())
+
+
+def _draws(source: Any) -> dict[str, Array]:
+    """Return site -> (S, *site shape) of whatever holds draws."""
+    if hasattr(source, "children"):
+        group = source["posterior"] if "posterior" in source.children else source
+        source = {str(name): group[name].values for name in group.data_vars}
+        return {
+            name: np.asarray(value, float).reshape(-1, *value.shape[2:]) for name, value in source.items()
+        }
+    held = getattr(source, "draws", None)
+    if isinstance(held, Mapping):
+        return {name: np.asarray(value, float).reshape(-1, *value.shape[2:]) for name, value in held.items()}
+    if not isinstance(source, Mapping):
+        raise TypeError(
+            f"draws: got {type(source).__name__}, expected a DataTree, a Reference or a mapping of arrays"
+        )
+    return {name: _array(value) for name, value in source.items()}
+
+
+def _array(value: Any) -> Array:
+    detached = value.detach().cpu() if hasattr(value, "detach") else value
+    return np.asarray(detached, float)
+
+
+def _matrix(values: Mapping[str, Array], names: Sequence[str], positive: Sequence[str]) -> Array:
+    columns = []
+    for name in names:
+        value = values[name].reshape(len(values[name]), -1)
+        if name in positive:
+            if not (value > 0).all():
+                raise ValueError(f"positive: got '{name}' with values that are not, expected a positive site")
+            value = np.log(value)
+        columns.append(value)
+    matrix = np.concatenate(columns, 1)
+    if len(matrix) < 10 or not np.isfinite(matrix).all():
+        raise ValueError(f"draws: got {len(matrix)} draws, finite or not, expected at least 10 finite ones")
+    return matrix
+
+
+def _weights(weights: ArrayLike | None, count: int) -> Array:
+    if weights is None:
+        return np.full(count, 1 / count)
+    found = _array(weights)
+    if found.shape != (count,) or not np.isfinite(found).all() or (found < 0).any() or found.sum() <= 0:
+        raise ValueError(
+            f"weights: got shape {found.shape}, expected ({count},) finite, not negative, not all zero"
+        )
+    return found / found.sum()
+
+
+def _w1(a: Array, b: Array, weights: Array) -> float:
+    from scipy.stats import wasserstein_distance
+
+    return float(wasserstein_distance(a, b, weights))
+
+
+def _named(labels: Sequence[str], values: Sequence[float] | Array) -> dict[str, float]:
+    return {label: float(value) for label, value in zip(labels, values, strict=True)}

@@ -1,0 +1,189 @@
+"""Reference posteriors: draws that a guide is held against, with the evidence that they can be trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from xarray import DataTree
+
+STATISTICS = ("mean", "sd", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat")
+_FORMAT = "physzoo reference 1"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Draws of a sampler with their summary.
+
+    Attributes:
+        method: "nuts", "pcn", "grid" or whatever made the draws.
+        draws: site -> (chain, draw, [B,] *site shape), constrained.
+        summary: statistic -> site -> ([B,] *site shape): mean, sd, their Monte-Carlo standard errors, bulk
+            and tail effective sample size, rank-normalised R-hat; of all draws that were made, before any
+            thinning.
+        stats: per-draw statistics of the sampler, name -> (chain, draw, [B]).
+        settings: what is needed to make it again: seed, warm-up, step sizes.
+        datasets: number of data sets B, or None for one.
+    """
+
+    method: str
+    draws: dict[str, np.ndarray]
+    summary: dict[str, dict[str, np.ndarray]]
+    stats: dict[str, np.ndarray] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    datasets: int | None = None
+
+    @property
+    def r_hat(self) -> float:
+        """Worst R-hat over all scalars."""
+        return max(float(np.max(value)) for value in self.summary["r_hat"].values())
+
+    @property
+    def ess(self) -> float:
+        """Smallest effective sample size, bulk or tail, over all scalars."""
+        return min(float(np.min(v)) for key in ("ess_bulk", "ess_tail") for v in self.summary[key].values())
+
+    @property
+    def divergences(self) -> int:
+        """Number of divergent transitions (NUTS)."""
+        return int(self.stats["diverging"].sum()) if "diverging" in self.stats else 0
+
+    def trusted(self, r_hat: float = 1.01, ess: float = 400.0) -> bool:
+        """Return whether R-hat and effective sample size of every scalar are good enough."""
+        return self.r_hat < r_hat and self.ess > ess
+
+    def select(self, index: int) -> Reference:
+        """Return the reference of one data set of a batch.
+
+        Raises:
+            ValueError: there is no batch, or the index is outside it.
+        """
+        if self.datasets is None or not -self.datasets <= index < self.datasets:
+            raise ValueError(f"index: got {index}, expected a data set of a batch of {self.datasets}")
+        return replace(
+            self,
+            draws={name: value[:, :, index] for name, value in self.draws.items()},
+            summary={key: {n: v[index] for n, v in found.items()} for key, found in self.summary.items()},
+            stats={name: v[:, :, index] if v.ndim > 2 else v for name, v in self.stats.items()},
+            datasets=None,
+        )
+
+    def thinned(self, draws: int) -> Reference:
+        """Keep ``draws`` evenly spaced draws of each chain, to be stored; the summary stays that of all
+        draws."""
+        size = next(iter(self.draws.values())).shape[1]
+        if not 1 <= draws <= size:
+            raise ValueError(f"draws: got {draws}, expected 1 to {size}")
+        kept = np.linspace(0, size - 1, draws).round().astype(int)
+        return replace(
+            self,
+            draws={name: value[:, kept] for name, value in self.draws.items()},
+            stats={name: value[:, kept] for name, value in self.stats.items()},
+        )
+
+    def tree(self, **layout: Any) -> DataTree:
+        """Return an ArviZ DataTree: posterior, sample_stats, the diagnostics as attributes.
+
+        Args:
+            **layout: ``coords``, ``dims`` and ``units`` as in ``posterior``.
+        """
+        from .posterior import tree
+
+        attrs: dict[str, Any] = {"method": self.method}
+        attrs |= {"r_hat": self.r_hat, "ess": self.ess, "divergences": self.divergences}
+        attrs |= {
+            name: value for name, value in self.settings.items() if isinstance(value, int | float | str)
+        }
+        return tree({"posterior": self.draws, "sample_stats": self.stats}, attrs=attrs, **layout)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the reference to one .npz without pickles: to the side first, then put in place.
+
+        Raises:
+            ValueError: the path does not end in .npz.
+        """
+        target = Path(path)
+        if target.suffix != ".npz":
+            raise ValueError(f"path: got '{target.name}', expected a name that ends in .npz")
+        meta = {"format": _FORMAT, "method": self.method, "datasets": self.datasets}
+        arrays = {"meta": np.array(json.dumps({**meta, "settings": self.settings}))}
+        arrays |= {f"draws/{name}": value for name, value in self.draws.items()}
+        arrays |= {f"stats/{name}": value for name, value in self.stats.items()}
+        for key, found in self.summary.items():
+            arrays |= {f"summary/{key}/{name}": value for name, value in found.items()}
+        handle, side = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".npz")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            os.replace(side, target)
+        except BaseException:
+            Path(side).unlink(missing_ok=True)
+            raise
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Reference:
+        """Read what ``save`` wrote.
+
+        Raises:
+            ValueError: the file is not a saved reference.
+        """
+        wrong = ValueError(f"path: got '{Path(path).name}', expected a file written by Reference.save")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            meta = json.loads(str(arrays.pop("meta")))
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, AttributeError) as error:
+            raise wrong from error
+        if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+            raise wrong
+        parts: dict[str, dict[str, np.ndarray]] = {"draws": {}, "stats": {}}
+        summary: dict[str, dict[str, np.ndarray]] = {}
+        for key, value in arrays.items():
+            kind, name = key.split("/", 1)
+            if kind == "summary":
+                statistic, site = name.split("/", 1)
+                summary.setdefault(statistic, {})[site] = value
+            else:
+                parts[kind][name] = value
+        return cls(
+            meta["method"], parts["draws"], summary, parts["stats"], meta["settings"], meta["datasets"]
+        )
+
+
+def summarise(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """Return mean, sd, Monte-Carlo standard errors, effective sample sizes and R-hat of every scalar.
+
+    Args:
+        draws: site -> (chain, draw, ...).
+
+    Returns:
+        statistic -> site -> array of the shape behind (chain, draw). ArviZ splits chains, so R-hat exists for
+        one chain, but says little.
+
+    Source: Vehtari et al., arXiv:1903.08008.
+    """
+    from arviz_stats.base.array import array_stats
+
+    axes: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
+    tails = (0.05, 0.95)
+    result: dict[str, dict[str, np.ndarray]] = {key: {} for key in STATISTICS}
+    for name, values in draws.items():
+        value = np.asarray(values, float)
+        result["mean"][name] = value.mean((0, 1))
+        result["sd"][name] = value.std((0, 1), ddof=1)
+        result["mcse_mean"][name] = np.asarray(array_stats.mcse(value, method="mean", **axes))
+        result["mcse_sd"][name] = np.asarray(array_stats.mcse(value, method="sd", **axes))
+        result["ess_bulk"][name] = np.asarray(array_stats.ess(value, method="bulk", **axes))
+        result["ess_tail"][name] = np.asarray(array_stats.ess(value, method="tail", prob=tails, **axes))
+        result["r_hat"][name] = np.asarray(array_stats.rhat(value, method="rank", **axes))
+    return result

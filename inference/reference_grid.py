@@ -1,0 +1,162 @@
+"""Posterior of one or two unknowns on a grid: exact but for the spacing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..guides.sites import Data
+from .latents import Latents, scalar_names
+from .reference import Reference, summarise
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A posterior on a tensor grid of cells in unconstrained space.
+
+    Attributes:
+        names: scalar latents, one per axis.
+        axes: cell centres per axis in unconstrained space.
+        values: scalar latent -> constrained value at the centres of its axis.
+        probability: mass of each cell, (n,) or (n, n), summing to one.
+        log_evidence: log p(y), the integral over the grid.
+    """
+
+    names: tuple[str, ...]
+    axes: tuple[Array, ...]
+    values: dict[str, Array]
+    probability: Array
+    log_evidence: float
+
+    @property
+    def edge(self) -> float:
+        """Mass in the outermost cells: where it is not small, the grid cuts the posterior off."""
+        inner = self.probability[(slice(1, -1),) * self.probability.ndim]
+        return float(1 - inner.sum())
+
+    @property
+    def mean(self) -> dict[str, float]:
+        """Posterior mean of every scalar latent."""
+        return {name: float(mass @ self.values[name]) for name, mass in self._marginals().items()}
+
+    @property
+    def sd(self) -> dict[str, float]:
+        """Posterior standard deviation of every scalar latent."""
+        mean = self.mean
+        return {
+            name: float(np.sqrt(mass @ (self.values[name] - mean[name]) ** 2))
+            for name, mass in self._marginals().items()
+        }
+
+    def reference(self, latents: Latents, draws: int = 4000, seed: int = 0) -> Reference:
+        """Return independent draws, uniform within their cells, as a one-chain ``Reference``."""
+        rng = np.random.default_rng(seed)
+        cells = np.unravel_index(
+            rng.choice(self.probability.size, draws, p=self.probability.ravel()), self.probability.shape
+        )
+        columns = []
+        for axis, index in zip(self.axes, cells, strict=True):
+            columns.append(axis[index] + (axis[1] - axis[0]) * rng.uniform(-0.5, 0.5, draws))
+        values, _ = latents.unpack(torch.tensor(np.stack(columns, -1)))
+        found = {name: value.numpy()[None] for name, value in values.items()}
+        return Reference("grid", found, summarise(found), {}, {"seed": seed, "edge": self.edge})
+
+    def _marginals(self) -> dict[str, Array]:
+        dims = range(self.probability.ndim)
+        return {
+            name: self.probability.sum(tuple(other for other in dims if other != axis))
+            for axis, name in enumerate(self.names)
+        }
+
+
+def grid(
+    model: Callable[..., Any],
+    data: Data,
+    *,
+    points: int = 121,
+    width: float = 4.5,
+    bounds: Sequence[tuple[float, float]] | None = None,
+    chunk: int = 16384,
+    seed: int = 0,
+) -> Grid:
+    """Evaluate the posterior of one or two scalar unknowns on a grid in unconstrained space.
+
+    Args:
+        model: a Pyro model with at most two unconstrained coordinates.
+        data: its arguments, one data set.
+        points: cells per axis.
+        width: the grid reaches this many prior standard deviations to both sides of the prior mean.
+        bounds: (low, high) per axis in unconstrained space instead.
+        chunk: at most this many points are evaluated at once.
+        seed: seed of the prior draws that ``width`` rests on.
+
+    Raises:
+        ValueError: more than two coordinates, bounds that do not fit, or a density that is nowhere finite.
+    """
+    latents = Latents.of(model, data)
+    if latents.size > 2 or not latents.elementwise:
+        raise ValueError(f"model: got {latents.size} unknowns, expected one or two scalars for a grid")
+    if points < 3 or chunk < 1:
+        raise ValueError(f"points, chunk: got {points} and {chunk}, expected at least 3 and 1")
+    prior = latents.prior(model, data, 4096, seed)
+    if bounds is None:
+        middle, spread = prior.mean(0).tolist(), prior.std(0).tolist()
+        bounds = [(m - width * s, m + width * s) for m, s in zip(middle, spread, strict=True)]
+    if len(bounds) != latents.size or any(not low < high for low, high in bounds):
+        raise ValueError(f"bounds: got {list(bounds)}, expected {latents.size} pairs low < high")
+    steps = [(high - low) / points for low, high in bounds]
+    axes = [
+        low + step * (torch.arange(points, dtype=prior.dtype) + 0.5)
+        for (low, _), step in zip(bounds, steps, strict=True)
+    ]
+    mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, latents.size)
+    with torch.no_grad():
+        found = torch.cat([latents.log_density(model, part, data).double() for part in mesh.split(chunk)])
+    log_density = torch.nan_to_num(found, nan=-torch.inf).reshape((points,) * latents.size)
+    if not torch.isfinite(log_density).any():
+        raise ValueError("model: got a density that is finite at no grid point; pass other bounds=")
+    names = scalar_names(latents.shapes)
+    constrained = _columns(latents, torch.stack(axes, -1))
+    return Grid(
+        names=tuple(names),
+        axes=tuple(axis.double().numpy() for axis in axes),
+        values={name: column for name, column in zip(names, constrained, strict=True)},
+        probability=torch.softmax(log_density.flatten(), 0).reshape(log_density.shape).numpy(),
+        log_evidence=float(torch.logsumexp(log_density.flatten(), 0) + np.log(steps).sum()),
+    )
+
+
+def total_variation(p: Grid | ArrayLike, q: Grid | ArrayLike) -> float:
+    """Return the total variation distance of two posteriors on the same grid: sum |p - q| / 2, from 0 to 1.
+
+    Raises:
+        ValueError: the grids differ.
+    """
+    if isinstance(p, Grid) and isinstance(q, Grid):
+        same = (
+            len(p.axes) == len(q.axes) and all(map(np.allclose, p.axes, q.axes))
+            if p.probability.shape == q.probability.shape
+            else False
+        )
+        if not same:
+            raise ValueError("p, q: got two different grids, expected the same bounds and points")
+    left = np.asarray(p.probability if isinstance(p, Grid) else p, float)
+    right = np.asarray(q.probability if isinstance(q, Grid) else q, float)
+    if left.shape != right.shape:
+        raise ValueError(f"p, q: got shapes {left.shape} and {right.shape}, expected the same grid")
+    return float(0.5 * np.abs(left - right).sum())
+
+
+def _columns(latents: Latents, x: Tensor) -> list[Array]:
+    """Return the constrained value of each coordinate at rows of x (n, d), as d columns."""
+    values: Mapping[str, Tensor] = latents.unpack(x)[0]
+    flat = torch.cat([value.reshape(len(x), -1) for value in values.values()], -1)
+    return list(flat.double().numpy().T)

@@ -1,0 +1,200 @@
+"""Reference posterior by the No-U-Turn sampler of Pyro, several chains, in whitened unconstrained
+coordinates."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from pyro.infer import MCMC, NUTS
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..guides.sites import Data, seeded
+from .latents import Latents
+from .reference import Reference, summarise
+
+
+def nuts(
+    model: Callable[..., Any],
+    data: Data,
+    *,
+    chains: int = 4,
+    draws: int = 1000,
+    warmup: int = 500,
+    initial: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]] | None = None,
+    inverse_mass: Tensor | None = None,
+    target_accept: float = 0.8,
+    max_tree_depth: int = 10,
+    workers: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+) -> Reference:
+    """Draw from the posterior of one data set with Pyro's NUTS.
+
+    The chains move in w with x = loc + L w, L L' = ``inverse_mass``: a Laplace covariance makes the posterior nearly
+    isotropic before the first step, and NUTS adapts its own mass matrix on top (a dense one without it).
+
+    Args:
+        model: a Pyro model of one data set.
+        data: its arguments.
+        chains: number of chains.
+        draws: kept draws per chain.
+        warmup: adaptation steps per chain.
+        initial: constrained values to start from: one mapping for all chains, which are scattered about it by
+            N(0, inverse_mass) (by 0.1 in unconstrained space without it), or one per chain. Prior draws otherwise.
+        inverse_mass: covariance (d, d) in unconstrained space, sites in the model's order.
+        target_accept: acceptance that the step size is adapted to; raise it against divergences.
+        max_tree_depth: at most 2^depth - 1 leapfrog steps a draw.
+        workers: processes, spawned; then model and data must be picklable and a script guarded by ``__main__``.
+        seed: chain c is seeded with seed + c.
+        progress: whether to show bars.
+
+    Raises:
+        ValueError: a number out of range, a covariance that does not fit, or no start with finite density.
+
+    Source: Hoffman, Gelman, arXiv:1111.4246; Pyro's implementation.
+    """
+    for name, number in (("chains", chains), ("draws", draws), ("warmup", warmup), ("workers", workers)):
+        if number < 1:
+            raise ValueError(f"{name}: got {number}, expected at least 1")
+    latents = Latents.of(model, data)
+    starts, factor = _starts(model, data, latents, chains, initial, inverse_mass, seed)
+    shown = progress and workers == 1
+    options = _Options(draws, warmup, target_accept, max_tree_depth, inverse_mass is None, shown)
+    tasks: list[tuple[Any, ...]] = [
+        (model, data, start, factor, options, seed + chain) for chain, start in enumerate(starts)
+    ]
+    found = [_chain(*task) for task in tasks] if workers == 1 else _in_processes(tasks, workers, progress)
+    x = torch.stack([chain[0] for chain in found])
+    values, _ = latents.unpack(x)
+    result = {name: value.double().numpy() for name, value in values.items()}
+    return Reference(
+        "nuts",
+        result,
+        summarise(result),
+        {"diverging": np.stack([chain[1] for chain in found])},
+        {
+            "seed": seed,
+            "warmup": warmup,
+            "target_accept": target_accept,
+            "step_size": [chain[2] for chain in found],
+            "acceptance": [chain[3] for chain in found],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Options:
+    draws: int
+    warmup: int
+    target_accept: float
+    max_tree_depth: int
+    full_mass: bool
+    progress: bool
+
+
+@dataclass(frozen=True)
+class _Potential:
+    """-log p(z(x), y) - log|det dz/dx| as a function of w, x = loc + L w."""
+
+    model: Callable[..., Any]
+    data: Data
+    latents: Latents
+    loc: Tensor
+    factor: Tensor
+
+    def __call__(self, position: Mapping[str, Tensor]) -> Tensor:
+        x = self.loc + self.factor @ position["w"]
+        energy = -self.latents.log_density(self.model, x, self.data)
+        # a rejected solve has density zero: NUTS reads infinite energy as a divergence, NaN as nothing at all
+        return torch.where(torch.isnan(energy), torch.full_like(energy, torch.inf), energy)
+
+
+def _chain(
+    model: Callable[..., Any], data: Data, start: Tensor, factor: Tensor, options: _Options, seed: int
+) -> tuple[Tensor, np.ndarray, float, float]:
+    latents = Latents.of(model, data)
+    potential = _Potential(model, data, latents, start, factor)
+    with seeded(seed):
+        kernel = NUTS(
+            potential_fn=potential,
+            full_mass=options.full_mass,
+            target_accept_prob=options.target_accept,
+            max_tree_depth=options.max_tree_depth,
+        )
+        runner = MCMC(
+            kernel,
+            num_samples=options.draws,
+            warmup_steps=options.warmup,
+            initial_params={"w": torch.zeros_like(start)},
+            disable_progbar=not options.progress,
+        )
+        runner.run()
+    diagnostics = runner.diagnostics()
+    diverging = np.zeros(options.draws, bool)
+    diverging[diagnostics["divergences"]["chain 0"]] = True
+    x = start + runner.get_samples()["w"] @ factor.T
+    return x.detach(), diverging, float(kernel.step_size), float(diagnostics["acceptance rate"]["chain 0"])
+
+
+def _in_processes(tasks: list[tuple[Any, ...]], workers: int, progress: bool) -> list[Any]:
+    context = multiprocessing.get_context("spawn")
+    single = {"initializer": torch.set_num_threads, "initargs": (1,)}
+    with ProcessPoolExecutor(workers, mp_context=context, **single) as pool:
+        futures = [pool.submit(_chain, *task) for task in tasks]
+        with tqdm(total=len(futures), desc="nuts", unit="chain", disable=not progress) as bar:
+            for future in futures:
+                future.add_done_callback(lambda _: bar.update())
+            return [future.result() for future in futures]
+
+
+def _starts(
+    model: Callable[..., Any],
+    data: Data,
+    latents: Latents,
+    chains: int,
+    initial: Any,
+    inverse_mass: Tensor | None,
+    seed: int,
+) -> tuple[list[Tensor], Tensor]:
+    """Return one start x per chain and the factor L."""
+    prior = latents.prior(model, data, 64 * chains, seed)
+    factor = torch.eye(latents.size, dtype=prior.dtype)
+    if inverse_mass is not None:
+        if inverse_mass.shape != factor.shape:
+            got, expected = tuple(inverse_mass.shape), tuple(factor.shape)
+            raise ValueError(f"inverse_mass: got shape {got}, expected {expected}")
+        factor = torch.linalg.cholesky(inverse_mass.to(prior.dtype))
+    if initial is None:
+        usable = [x for x in prior if _finite(model, data, latents, x)]
+        if len(usable) < chains:
+            raise ValueError("model: got no prior draws with finite density, expected some; pass initial=")
+        return usable[:chains], factor
+    if not isinstance(initial, Mapping):
+        if len(initial) != chains:
+            raise ValueError(f"initial: got {len(initial)} starts, expected one for each of {chains} chains")
+        starts = [latents.pack(dict(values)).to(prior.dtype).detach() for values in initial]
+    else:
+        centre = latents.pack(dict(initial)).to(prior.dtype).detach()
+        scatter = factor if inverse_mass is not None else 0.1 * factor
+        with seeded(seed):
+            tries = [
+                centre + scatter @ torch.randn(latents.size, dtype=prior.dtype) for _ in range(16 * chains)
+            ]
+        starts = [x for x in tries if _finite(model, data, latents, x)][:chains]
+        starts += [centre] * (chains - len(starts))
+    for start in starts:
+        if not _finite(model, data, latents, start):
+            raise ValueError("initial: got a point without finite density, expected one inside the posterior")
+    return starts, factor
+
+
+def _finite(model: Callable[..., Any], data: Data, latents: Latents, x: Tensor) -> bool:
+    with torch.no_grad():
+        return bool(torch.isfinite(latents.log_density(model, x, data)))

@@ -1,0 +1,269 @@
+"""The check accepts the exact posterior at its level and rejects what is wrong: width, shift, prior."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from conjugate import Exact, Linear, Plated
+from pyro.infer.autoguide import AutoMultivariateNormal
+
+from physzoo.guides.sites import simulate
+from physzoo.inference.calibrate import calibrate
+from physzoo.inference.calibration import calibrate_draws
+from physzoo.inference.data_checks import data_checks
+from physzoo.inference.importance import k_hat, smoothed
+from physzoo.inference.sbc import ecdf, ecdf_band, effect, holm, pit, uniformity
+
+MODEL = Linear()
+EXACT = Exact(MODEL)
+
+
+def check(guide, **options):
+    return calibrate(MODEL, guide, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def accepted():
+    return check(EXACT)
+
+
+def test_the_exact_posterior_is_accepted_with_nominal_coverage(accepted):
+    assert accepted.passed
+    assert accepted.verdict.startswith("calibrated")
+    for level, share in accepted.coverage.items():
+        assert abs(share - level) < 4 * np.sqrt(level * (1 - level) / 512)
+    for shares in accepted.interval_coverage.values():
+        for level, share in shares.items():
+            assert abs(share - level) < 4 * np.sqrt(level * (1 - level) / 512)
+    assert all(abs(found.shift) < 4 / np.sqrt(512) for found in accepted.effects.values())
+    assert all(abs(found.width - 1) < 4 / np.sqrt(2 * 512) for found in accepted.effects.values())
+
+
+def test_numbers_of_the_exact_posterior_are_the_closed_form(accepted):
+    _, covariance = MODEL.posterior(torch.zeros(4, dtype=torch.float64))
+    # the prior variance of one is estimated from 512 truths
+    for found, exact in zip(accepted.contraction.values(), 1 - covariance.diagonal(), strict=True):
+        assert abs(found - float(exact)) < 4 * np.sqrt(2 / 512) * float(1 - exact)
+    assert np.allclose(accepted.k_hat, 0)  # equal weights
+    mutual_information = -0.5 * float(torch.logdet(covariance))
+    assert abs(accepted.information - mutual_information) < 4 * np.sqrt(3 / 512)
+
+
+def test_false_rejections_happen_at_the_level_of_the_decision():
+    smallest = np.array([min(check(EXACT, seed=100 + 17 * run).adjusted.values()) for run in range(60)])
+    # at 1 %: 0.6 expected of 60; four or more have probability 0.003. At 20 %: 12 expected.
+    assert (smallest < 0.01).sum() <= 3
+    assert 3 <= (smallest < 0.2).sum() <= 24
+
+
+@pytest.mark.parametrize("seed", [0, 10, 20, 30])
+@pytest.mark.parametrize("wrong", [{"width": 0.8}, {"width": 1.25}, {"shift": 0.3}, {"shift": -0.3}])
+def test_wrong_width_and_shift_are_rejected_and_measured(wrong, seed):
+    found = check(Exact(MODEL, **wrong), seed=seed)
+    assert not found.passed
+    assert found.verdict.startswith("not calibrated")
+    for measured in found.effects.values():
+        assert abs(measured.width - wrong.get("width", 1.0)) < 5 / np.sqrt(2 * 512) * wrong.get("width", 1.0)
+        assert abs(measured.shift - wrong.get("shift", 0.0)) < 5 / np.sqrt(512)
+
+
+def test_the_prior_is_rejected_although_all_its_parameters_rank_well():
+    found = check(Exact(MODEL, prior=True))
+    assert all(found.adjusted[name] > 0.01 for name in ("z[0]", "z[1]", "rate"))
+    assert max(abs(value) for value in found.contraction.values()) < 0.2
+    assert found.adjusted["log_likelihood"] < 1e-6
+    assert not found.passed
+    assert abs(found.information) < 1e-9
+
+
+def test_prior_draws_without_a_likelihood_are_inconclusive_not_calibrated():
+    rng = np.random.default_rng(0)
+    truths, draws = {"z": rng.normal(size=(512, 2))}, {"z": rng.normal(size=(100, 512, 2))}
+    found = calibrate_draws(truths, draws)
+    assert not found.rejected
+    assert not found.passed
+    assert found.verdict.startswith("inconclusive")
+
+
+def test_the_prior_passes_where_it_is_the_posterior():
+    blind = Linear(noise=1e4)
+    found = calibrate(blind, Exact(blind), progress=False)
+    assert found.passed
+    assert "no information" in found.verdict
+
+
+def test_the_built_in_negative_control_equals_a_guide_that_is_too_narrow():
+    control, narrow = check(EXACT, widen=0.8), check(Exact(MODEL, width=0.8))
+    assert not control.passed
+    for level in control.coverage:
+        assert abs(control.coverage[level] - narrow.coverage[level]) < 4 * np.sqrt(0.5 / 512)
+    assert abs(control.nlpd - narrow.nlpd) < 0.05
+    # stretching twice gives the guide back
+    assert check(Exact(MODEL, width=0.8), widen=1.25).passed
+
+
+@dataclass(frozen=True)
+class FitExact:
+    """A fit that needs no optimisation; at module level, so that spawned processes can import it."""
+
+    model: Linear
+    width: float = 1.0
+    draws: bool = False
+
+    def __call__(self, data):
+        guide = Exact(self.model, width=self.width)
+        if not self.draws:
+            return guide
+        x = guide.density(data["y"]).sample((400,))
+        return {"z": x[:, :2], "rate": x[:, 2].exp()}
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_repeated_fits_are_checked_like_an_amortised_guide(draws):
+    options = {"datasets": 200, "draws": 100, "progress": False}
+    assert calibrate(MODEL, fit=FitExact(MODEL, draws=draws), **options).passed
+    assert not calibrate(MODEL, fit=FitExact(MODEL, width=0.7, draws=draws), **options).passed
+
+
+def test_an_executor_gives_what_one_process_gives():
+    options = {"datasets": 12, "draws": 50, "progress": False}
+    serial = calibrate(MODEL, fit=FitExact(MODEL), **options)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        spread = calibrate(MODEL, fit=FitExact(MODEL), executor=pool, **options)
+    assert serial.to_dict() == spread.to_dict()
+
+
+def test_stock_guides_and_plates_can_be_checked():
+    def fit(data):
+        guide = AutoMultivariateNormal(model)
+        guide(**data)
+        return guide
+
+    model = Plated()
+    found = calibrate(model, fit=fit, datasets=30, draws=50, progress=False)
+    assert set(found.effects) == {"mu", "a[0]", "a[1]", "a[2]"}
+    assert not found.passed  # untrained
+    assert found.nlpd is None
+
+
+def test_a_batch_of_data_sets_may_come_from_elsewhere():
+    pairs = simulate(MODEL, 256, seed=9)
+    assert check(EXACT, pairs=pairs).passed
+    # data of a noisier world than the model's
+    noisier = simulate(Linear(noise=0.8), 256, seed=9)
+    assert not check(EXACT, pairs=noisier).passed
+    # latents that the simulator does not know are left out
+    partial = {name: value for name, value in pairs.items() if name != "rate"}
+    assert set(check(EXACT, pairs=partial).pvalues) == {"z[0]", "z[1]", "tarp"}
+
+
+def test_failed_simulations_are_dropped_and_counted():
+    pairs = simulate(MODEL, 64, seed=9)
+    pairs["y"][:5] = torch.nan
+    assert check(EXACT, pairs=pairs).dropped == 5
+
+
+def test_report_is_json_and_picture_is_png(accepted, tmp_path):
+    stored = json.loads(json.dumps(accepted.to_dict()))
+    assert stored["passed"] is True
+    path = accepted.plot(tmp_path / "calibration.png")
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(ValueError, match=r"\.png"):
+        accepted.plot(tmp_path / "calibration.pdf")
+    assert all(ranks.min() >= 0 and ranks.max() <= 200 for ranks in accepted.ranks.values())
+
+
+def test_jittered_ranks_are_uniform_and_ties_are_broken_fairly():
+    rng = np.random.default_rng(1)
+    assert uniformity(pit(rng.normal(size=2000), rng.normal(size=(20, 2000)), rng)) > 0.01
+    assert uniformity(pit(np.zeros(2000), np.zeros((20, 2000)), rng)) > 0.01
+    raw = (rng.normal(size=(20, 2000)) < rng.normal(size=2000)).sum(0) / 20
+    assert uniformity(raw) < 0.01  # the trap: discrete ranks
+
+
+def test_holm_is_the_textbook_adjustment():
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+
+
+def test_ecdf_band_holds_uniform_samples_at_its_level():
+    band, rng = ecdf_band(200), np.random.default_rng(2)
+    inside = []
+    for _ in range(400):
+        found = ecdf(rng.uniform(size=200), band.points)[1:-1]
+        inside.append(((found >= band.lower[1:-1]) & (found <= band.upper[1:-1])).all())
+    assert abs(np.mean(inside) - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 400)
+    narrow = effect(np.clip(0.5 + 1.6 * (rng.uniform(size=200) - 0.5), 0.001, 0.999))
+    assert narrow.width < 1
+
+
+def test_k_hat_grows_with_the_mismatch_of_the_tails():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2000, 20))
+    target = -0.5 * x**2
+    wide, narrow = (x * s for s in (1.2, 0.5))
+    def log_normal(z, s):
+        return -0.5 * (z / s) ** 2 - np.log(s)
+    fine = k_hat(-0.5 * wide**2, log_normal(wide, 1.2))
+    poor = k_hat(-0.5 * narrow**2, log_normal(narrow, 0.5))
+    assert np.median(fine) < 0.5
+    assert np.median(poor) > 0.7
+    assert (k_hat(target, target + 3.0) == 0).all()
+    weights, _ = smoothed(-0.5 * wide**2, log_normal(wide, 1.2))
+    assert np.allclose(np.exp(weights).sum(0), 1)
+    assert k_hat(np.full(100, -np.inf), np.zeros(100)) == np.inf
+
+
+def test_leave_one_out_ranks_find_data_that_the_model_does_not_explain():
+    big = torch.linspace(-1, 1, 120, dtype=torch.float64)
+
+    def model(y=None):
+        import pyro
+        from pyro import distributions as dist
+
+        level = pyro.sample("level", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+        pyro.sample("y", dist.Normal(level[..., None].expand(*level.shape, 120), 1.0).to_event(1), obs=y)
+
+    def guide(y=None):
+        import pyro
+        from pyro import distributions as dist
+
+        precision = 1 + y.shape[-1]
+        pyro.sample("level", dist.Normal(y.sum(-1) / precision, precision**-0.5))
+
+    noise = torch.randn(120, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    right = data_checks(model, guide, {"y": 0.3 + noise})
+    assert right.loo_pvalue["y"] > 0.01
+    assert right.loo_k_hat["y"].max() < 0.7
+    assert data_checks(model, guide, {"y": 0.3 + 0.4 * noise}).loo_pvalue["y"] < 0.01
+    assert data_checks(model, guide, {"y": 4 * big + noise}).loo_pvalue["y"] < 0.01
+    shift = data_checks(model, lambda y=None: guide(y + 0.3), {"y": 0.3 + noise})
+    # the weights repair a guide that is off by three posterior sd as far as its draws reach
+    assert np.abs(shift.loo_pit["y"] - right.loo_pit["y"]).max() < np.abs(shift.predictive_pit["y"] - right.loo_pit["y"]).max()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"guide": None}, "guide, fit"), ({"datasets": 1}, "datasets"), ({"draws": 1}, "draws"), ({"widen": 0.0}, "widen")],
+)
+def test_bad_arguments_are_named(options, named):
+    with pytest.raises(ValueError, match=named):
+        calibrate(MODEL, **{"guide": EXACT, **options})
+
+
+def test_a_model_with_virtual_observables_must_bring_its_pairs():
+    def model(y=None):
+        import pyro
+        from pyro import distributions as dist
+
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        pyro.sample("r", dist.Normal(z, 0.1), obs=torch.zeros(()))
+        pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="'r' is observed even without data"):
+        calibrate(model, EXACT)

@@ -1,0 +1,137 @@
+"""The ArviZ posterior holds what the guide draws, with densities from which the evidence follows."""
+
+from __future__ import annotations
+
+import time
+
+import arviz as az
+import numpy as np
+import pytest
+import torch
+from conjugate import Exact, Linear, Plated
+from pyro.infer.autoguide import AutoMultivariateNormal
+from xarray import open_datatree
+
+from physzoo.guides.amortize import amortize
+from physzoo.guides.sites import prototype, simulate
+from physzoo.inference.latents import Latents
+from physzoo.inference.posterior import pointwise, posterior, sample
+
+MODEL = Linear()
+Y = simulate(MODEL, 1, seed=3)["y"][0]
+
+
+def variable(tree, path):
+    return tree[path].to_numpy()
+
+
+def test_importance_weights_of_the_exact_guide_are_all_the_evidence():
+    tree = posterior(MODEL, Exact(MODEL), {"y": Y}, draws=200)
+    weights = variable(tree, "sample_stats/log_p") - variable(tree, "sample_stats/log_q")
+    np.testing.assert_allclose(weights, float(MODEL.log_evidence(Y)), atol=1e-9)
+
+
+def test_draws_have_the_moments_of_the_closed_form():
+    tree = posterior(MODEL, Exact(MODEL), {"y": Y}, draws=4000, seed=1)
+    mean, covariance = MODEL.posterior(Y)
+    z, sd = variable(tree, "posterior/z")[0], covariance.diagonal()[:2].sqrt().numpy()
+    error = (z.mean(0) - mean[:2].numpy()) / sd
+    assert np.abs(error).max() < 4 / np.sqrt(4000)
+    assert np.abs(z.std(0) / sd - 1).max() < 4 / np.sqrt(2 * 4000)
+
+
+def test_layout_is_arvizs_with_units_dims_and_pointwise_likelihood(tmp_path):
+    tree = posterior(
+        MODEL, Exact(MODEL), {"y": Y}, draws=100, dims={"y": ["sensor"]}, coords={"sensor": list("abcd")},
+        units={"rate": "1/year", "y": "m"},
+    )  # fmt: skip
+    assert set(tree.children) == {
+        "posterior", "prior", "prior_predictive", "posterior_predictive", "observed_data", "log_likelihood", "sample_stats",
+    }  # fmt: skip
+    assert tree["posterior/z"].dims[:2] == ("chain", "draw")
+    assert tree["posterior/rate"].attrs["units"] == "1/year"
+    assert tree["observed_data/y"].dims == ("sensor",)
+    assert tree["log_likelihood/y"].shape == (1, 100, 4)
+    assert "_x" not in tree["posterior"].data_vars  # auxiliary sites stay inside
+    assert np.isfinite(az.loo(tree).elpd)
+    tree.to_netcdf(tmp_path / "posterior.nc")
+    with open_datatree(tmp_path / "posterior.nc") as back:
+        np.testing.assert_array_equal(back["posterior/z"], tree["posterior/z"])
+
+
+def test_pointwise_likelihood_adds_up_and_a_mask_hides_its_entries():
+    class Masked(Linear):
+        def __call__(self, y=None):
+            import pyro
+            from pyro import distributions as dist
+
+            keep = torch.tensor([True, False, True, True])
+            z = pyro.sample("z", dist.Normal(torch.zeros(4).double(), 1.0).to_event(1))
+            pyro.sample("y", dist.Normal(z, 0.5).mask(keep).to_event(1), obs=y)
+
+    site = prototype(Masked(), {"y": Y}).nodes["y"]
+    entries = pointwise(site)
+    assert entries.seen.tolist() == [True, False, True, True]
+    assert entries.log_prob[1] == 0
+    torch.testing.assert_close(entries.log_prob.sum(), site["fn"].log_prob(site["value"]))
+
+
+def test_the_same_seed_gives_the_same_draws_and_leaves_the_generator_alone():
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first, second = (posterior(MODEL, Exact(MODEL), {"y": Y}, draws=50, seed=5) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    np.testing.assert_array_equal(first["posterior/z"], second["posterior/z"])
+    other = posterior(MODEL, Exact(MODEL), {"y": Y}, draws=50, seed=6)
+    assert not np.array_equal(first["posterior/z"], other["posterior/z"])
+
+
+def test_stock_auto_guides_and_models_with_plates_work():
+    model, y = Plated(), torch.tensor([1.0, 2.0, 0.5]).double()
+    guide = AutoMultivariateNormal(model)
+    guide(y=y)
+    tree = posterior(model, guide, {"y": y}, draws=60)
+    assert tree["posterior/mu"].shape == (1, 60)
+    assert tree["posterior/a"].shape == tree["log_likelihood/y"].shape == (1, 60, 3)
+    assert tree["prior/a"].shape == (1, 60, 3)
+
+
+def test_unconstrained_vector_goes_there_and_back_with_its_jacobian():
+    latents = Latents.of(MODEL, {"y": Y})
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values, log_det = latents.unpack(x)
+    torch.testing.assert_close(latents.pack(values), x)
+    torch.testing.assert_close(log_det, x[:, 2])  # rate = exp(x_3)
+    mean, covariance = MODEL.posterior(Y)
+    exact = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x) + MODEL.log_evidence(Y)
+    torch.testing.assert_close(latents.log_density(MODEL, x, {"y": Y}), exact)
+    torch.testing.assert_close(latents.log_density(MODEL, x[0], {"y": Y}), exact[0])
+
+
+@pytest.mark.parametrize(("family", "limit"), [("full", 0.010), ("spline", 0.050)])
+def test_a_thousand_draws_for_new_data_cost_milliseconds(family, limit):
+    guide = amortize(MODEL, "mlp", family, example={"y": Y})
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        draws = sample(guide, {"y": Y}, 1000)
+        times.append(time.perf_counter() - start)
+    assert draws["z"].shape == (1000, 2)
+    assert min(times) < limit
+
+
+def test_sampling_without_the_model_agrees_with_the_full_posterior():
+    draws = sample(Exact(MODEL), {"y": Y}, 4000, seed=2)
+    mean, covariance = MODEL.posterior(Y)
+    error = (draws["rate"].log().mean() - mean[2]) / covariance[2, 2].sqrt()
+    assert abs(float(error)) < 4 / np.sqrt(4000)
+    batch = sample(Exact(MODEL), {"y": Y.expand(3, 4)}, 10, datasets=3)
+    assert batch["z"].shape == (10, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"), [({"draws": 0}, "draws"), ({"units": {"beta": "m"}}, "beta"), ({"dims": {"x": ["a"]}}, "x")]
+)
+def test_bad_arguments_are_named(arguments, named):
+    with pytest.raises(ValueError, match=named):
+        posterior(MODEL, Exact(MODEL), {"y": Y}, **arguments)

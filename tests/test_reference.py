@@ -1,0 +1,188 @@
+"""Reference samplers reach the closed form within their own standard errors, and say so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conjugate import Exact, Linear, Plated
+
+from physzoo.guides.sites import simulate
+from physzoo.inference.compare import compare
+from physzoo.inference.latents import Latents
+from physzoo.inference.reference import Reference, summarise
+from physzoo.inference.reference_grid import grid, total_variation
+from physzoo.inference.reference_nuts import nuts
+from physzoo.inference.reference_pcn import pcn
+
+MODEL = Linear(noise=0.1)
+PAIRS = simulate(MODEL, 4, seed=5)
+Y = PAIRS["y"]
+
+
+def z_scores(reference, mean):
+    """Errors of E[z] in Monte-Carlo standard errors."""
+    return (reference.summary["mean"]["z"] - mean) / reference.summary["mcse_mean"]["z"]
+
+
+@pytest.fixture(scope="module")
+def chains():
+    return pcn(MODEL, {"y": Y}, datasets=True, draws=500, warmup=1200, thin=2, progress=False)
+
+
+def test_pcn_finds_the_posteriors_of_a_batch(chains):
+    mean, covariance = MODEL.posterior(Y)
+    assert chains.trusted()
+    assert np.abs(z_scores(chains, mean[:, :2].numpy())).max() < 4
+    sd = covariance.diagonal()[:2].sqrt().numpy()
+    error = (chains.summary["sd"]["z"] - sd) / chains.summary["mcse_sd"]["z"]
+    assert np.abs(error).max() < 4.5
+    exact = Exact(MODEL).density(Y[1]).sample((4000,))
+    single = chains.select(1)
+    assert single.draws["z"].shape == (8, 500, 2)
+    assert compare(single, {"z": exact[:, :2], "rate": exact[:, 2].exp()}).c2st < 0.53
+
+
+def test_pcn_that_does_not_adapt_is_exact_too_and_slower(chains):
+    plain = pcn(MODEL, {"y": Y[0]}, chains=8, draws=400, warmup=1000, thin=5, adapt=False, progress=False)
+    assert plain.ess < chains.ess
+    mean, covariance = MODEL.posterior(Y[0])
+    error = (plain.summary["mean"]["z"] - mean[:2].numpy()) / covariance.diagonal()[:2].sqrt().numpy()
+    # R-hat is worse here: the error is held against the spread that this ESS allows
+    assert np.abs(error).max() < 5 / np.sqrt(plain.ess)
+
+
+def test_a_chain_that_has_not_converged_is_not_trusted():
+    short = pcn(MODEL, {"y": Y[0]}, chains=4, draws=50, warmup=8, thin=1, adapt=False, progress=False)
+    assert not short.trusted()
+
+
+def test_pcn_takes_models_with_plates():
+    model, y = Plated(), simulate(Plated(), 3, seed=1)["y"]
+    found = pcn(model, {"y": y}, datasets=True, draws=300, warmup=800, thin=3, progress=False)
+    assert found.draws["a"].shape == (8, 300, 3, 3)
+    error = (found.summary["mean"]["mu"] - model.mean_of_mu(y).numpy()) / found.summary["mcse_mean"]["mu"]
+    assert np.abs(error).max() < 4
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+def test_nuts_finds_the_posterior(whitened):
+    mean, covariance = MODEL.posterior(Y[0])
+    options = {}
+    if whitened:
+        options = {"inverse_mass": covariance, "initial": {"z": mean[:2], "rate": mean[2].exp()}}
+    found = nuts(MODEL, {"y": Y[0]}, chains=2, draws=300, warmup=150, progress=False, **options)
+    assert found.r_hat < 1.03
+    assert found.ess > 100
+    assert found.divergences == 0
+    assert np.abs(z_scores(found, mean[:2].numpy())).max() < 4
+    tree = found.tree(units={"rate": "1/year"})
+    assert tree["posterior/z"].shape == (2, 300, 2)
+    assert tree["sample_stats/diverging"].shape == (2, 300)
+    assert tree["posterior/rate"].attrs["units"] == "1/year"
+    assert tree.attrs["method"] == "nuts"
+
+
+def two_unknowns(y=None, noise=0.3):
+    """z ~ N(0, I_2), y = z_1 + z_2 / 2 + noise: posterior and evidence in closed form."""
+    import pyro
+    from pyro import distributions as dist
+
+    z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(z[..., 0] + z[..., 1] / 2, noise), obs=y)
+
+
+def test_grid_has_moments_and_evidence_of_the_closed_form():
+    y = torch.tensor(0.7).double()
+    found = grid(two_unknowns, {"y": y})
+    row, variance = np.array([1.0, 0.5]), 1.25 + 0.09
+    assert found.mean["z[0]"] == pytest.approx(row[0] * 0.7 / variance, abs=1e-4)
+    assert found.sd["z[1]"] == pytest.approx(np.sqrt(1 - 0.25 / variance), abs=1e-3)
+    exact = -0.5 * 0.49 / variance - 0.5 * np.log(2 * np.pi * variance)
+    assert found.log_evidence == pytest.approx(exact, abs=1e-3)
+    assert found.edge < 1e-3
+    draws = found.reference(Latents.of(two_unknowns, {"y": y}), draws=4000)
+    assert abs(draws.draws["z"][0, :, 0].mean() - found.mean["z[0]"]) < 4 * found.sd["z[0]"] / np.sqrt(4000)
+
+
+def test_total_variation_is_zero_to_itself_and_known_for_shifted_normals():
+    y = torch.tensor(0.7).double()
+    bounds = [(-5.0, 5.0), (-5.0, 5.0)]
+    one, other = (grid(two_unknowns, {"y": v}, bounds=bounds) for v in (y, y + 1))
+    assert total_variation(one, one) == 0
+    # both are N(m_i, C): TV = 2 Phi(|L^-1 (m_1 - m_2)| / 2) - 1, and the distance here is 1 / (s sqrt(1 + s^2 / 1.25))
+    row = np.array([1.0, 0.5])
+    covariance = np.linalg.inv(np.eye(2) + np.outer(row, row) / 0.09)
+    step = covariance @ row / 0.09
+    distance = np.sqrt(step @ np.linalg.solve(covariance, step))
+    from scipy.stats import norm
+
+    assert total_variation(one, other) == pytest.approx(2 * norm.cdf(distance / 2) - 1, abs=2e-3)
+    with pytest.raises(ValueError, match="grids"):
+        total_variation(one, grid(two_unknowns, {"y": y}))
+
+
+def test_grid_takes_a_positive_unknown():
+    import pyro
+    from pyro import distributions as dist
+
+    def model(y=None):
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor(3.0).double(), 2.0))
+        pyro.sample("y", dist.Exponential(rate), obs=y)
+
+    found = grid(model, {"y": torch.tensor(0.8).double()}, points=801)
+    assert found.mean["rate"] == pytest.approx(4 / 2.8, abs=2e-3)  # Gamma(4, 2.8)
+    assert found.sd["rate"] == pytest.approx(2 / 2.8, abs=2e-3)
+
+
+def test_summary_is_honest_about_correlated_chains():
+    rng = np.random.default_rng(0)
+    noise, series = rng.normal(size=(4, 2000)), np.zeros((4, 2000))
+    for step in range(1, 2000):
+        series[:, step] = 0.9 * series[:, step - 1] + noise[:, step]
+    found = summarise({"x": series, "e": noise})
+    # AR(1) with 0.9: ESS is (1 - 0.9) / (1 + 0.9) of the draws
+    assert 0.6 < float(found["ess_bulk"]["x"]) / (8000 * 0.1 / 1.9) < 1.6
+    assert float(found["ess_bulk"]["e"]) > 6000
+    apart = summarise({"x": noise + np.arange(4)[:, None]})
+    assert float(apart["r_hat"]["x"]) > 1.1
+
+
+def test_a_reference_is_stored_and_read_back_without_pickle(chains, tmp_path):
+    small = chains.thinned(100)
+    assert small.ess == chains.ess
+    path = small.save(tmp_path / "reference.npz")
+    back = Reference.load(path)
+    np.testing.assert_array_equal(back.draws["z"], small.draws["z"])
+    assert back.settings == small.settings
+    assert back.datasets == 4
+    assert back.r_hat == small.r_hat
+    assert [file.name for file in tmp_path.iterdir()] == ["reference.npz"]
+
+
+def test_a_file_that_is_no_reference_is_named_and_not_executed(tmp_path):
+    path = tmp_path / "wrong.npz"
+    for content in (b"not a zip", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"wrong\.npz"):
+            Reference.load(path)
+    np.savez(path, meta=np.array({"format": "x"}, dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"wrong\.npz"):
+        Reference.load(path)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: nuts(MODEL, {"y": Y[0]}, chains=0), "chains"),
+        (lambda: nuts(MODEL, {"y": Y[0]}, inverse_mass=torch.eye(2)), "inverse_mass"),
+        (lambda: nuts(MODEL, {"y": Y[0]}, initial=[{"z": torch.zeros(2), "rate": torch.ones(())}]), "initial"),
+        (lambda: pcn(MODEL, {"y": Y[0]}, warmup=1), "warmup"),
+        (lambda: pcn(MODEL, {"y": Y[0]}, loc=torch.zeros(2)), "loc"),
+        (lambda: grid(MODEL, {"y": Y[0]}), "3 unknowns"),
+        (lambda: grid(two_unknowns, {"y": Y[0, 0]}, bounds=[(0.0, 1.0)]), "bounds"),
+    ],
+)
+def test_bad_arguments_are_named(call, named):
+    with pytest.raises(ValueError, match=named):
+        call()
