@@ -1,8 +1,9 @@
 """Encoders: data of any number of data sets -> a context vector for each.
 
-Every encoder is built from one example data set, takes the model's keyword arguments, and never mixes data sets. Values are
-standardised by buffers that ``amortize`` fills from the prior predictive; masked entries are replaced by zero and the
-mask itself is an input, so that a missing value and an average one differ.
+Every encoder is built from one example data set, takes the model's keyword arguments, and never mixes data sets. Each value
+enters twice: standardised, and as its normal score under the prior predictive (the normal quantile of its rank), because
+data of nonlinear physics spread over orders of magnitude. Masked entries are replaced by zero and the mask itself is an
+input, so that a missing value and an average one differ.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from .sites import Data
 
 MASK = "mask"
+KNOTS = 65
+FARTHEST = 8.0  # standardised values are cut here: a wild data set must not blow up the network
 
 
 class Encoder(nn.Module):
@@ -41,6 +44,9 @@ class Encoder(nn.Module):
         for name in self.names:
             self.register_buffer(f"{name}_mean", torch.zeros(self.shapes[name]))
             self.register_buffer(f"{name}_scale", torch.ones(self.shapes[name]))
+            entries = torch.Size(self.shapes[name]).numel()
+            self.register_buffer(f"{name}_knots", _scores(KNOTS).expand(entries, KNOTS).clone())
+        self.register_buffer("scores", _scores(KNOTS))
 
     def standardise(self, draws: Data) -> None:
         """Take means and standard deviations from (N, ...) draws of the data; infinite draws are left out."""
@@ -54,35 +60,52 @@ class Encoder(nn.Module):
             scale = variance.sqrt()
             getattr(self, f"{name}_mean").copy_(mean)
             getattr(self, f"{name}_scale").copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+            levels = torch.special.ndtr(self.scores).to(values.dtype)
+            rows = torch.where(finite, values, mean.expand_as(values)).flatten(1)
+            knots = torch.quantile(rows[: 2**24 // max(rows.shape[1], 1)], levels, dim=0).T
+            getattr(self, f"{name}_knots").copy_(knots)
 
     def inputs(self, data: Data) -> tuple[Tensor, Tensor | None]:
-        """Return the standardised values, flattened to (..., n), and the mask as numbers in the same shape, or None.
+        """Return values and normal scores, (..., 2 n) with the scores last, and the mask as numbers (..., n), or None.
 
         Raises:
             ValueError: an argument is missing or has not the trailing shape of the example.
         """
-        values, masks = [], []
+        values, scores, masks = [], [], []
         for name in self.names:
             value = data.get(name)
             shape = self.shapes[name]
             if not isinstance(value, Tensor) or tuple(value.shape[value.ndim - len(shape) :]) != shape:
                 got = tuple(value.shape) if isinstance(value, Tensor) else value
                 raise ValueError(f"{name}: got {got}, expected a tensor of shape (..., {', '.join(map(str, shape))})")
+            outer = value.ndim - len(shape)
             mean, scale = getattr(self, f"{name}_mean"), getattr(self, f"{name}_scale")
-            standard = ((value - mean) / scale).to(mean.dtype)
+            value = value.to(mean.dtype)
+            pair = [_flat((value - mean) / scale, outer).clamp(-FARTHEST, FARTHEST), self._normal_score(name, _flat(value, outer))]
             if self.masked:
                 mask = data[MASK] if data.get(MASK) is not None else torch.ones_like(value, dtype=torch.bool)
-                mask = mask.to(torch.bool).expand(value.shape)
-                standard = torch.where(mask, standard, torch.zeros_like(standard))
-                masks.append(mask.to(mean.dtype).flatten(value.ndim - len(shape)) if shape else mask.to(mean.dtype).unsqueeze(-1))
-            values.append(standard.flatten(value.ndim - len(shape)) if shape else standard.unsqueeze(-1))
-        return torch.cat(values, -1), torch.cat(masks, -1) if masks else None
+                seen = _flat(mask.to(torch.bool).expand(value.shape), outer)
+                pair = [torch.where(seen, part, torch.zeros_like(part)) for part in pair]
+                masks.append(seen.to(mean.dtype))
+            values.append(pair[0])
+            scores.append(pair[1])
+        return torch.cat(values + scores, -1), torch.cat(masks, -1) if masks else None
+
+    def _normal_score(self, name: str, flat: Tensor) -> Tensor:
+        """Interpolate the normal score of each entry linearly between the knots, and on beyond the outermost two."""
+        knots = getattr(self, f"{name}_knots")
+        rows = flat.reshape(-1, flat.shape[-1]).T.contiguous()
+        above = torch.searchsorted(knots, rows).clamp(1, KNOTS - 1)
+        low, high = knots.gather(1, above - 1), knots.gather(1, above)
+        part = (rows - low) / (high - low).clamp_min(torch.finfo(rows.dtype).tiny)
+        score = self.scores[above - 1] + part * (self.scores[above] - self.scores[above - 1])
+        return score.clamp(-FARTHEST, FARTHEST).T.reshape(flat.shape)
 
     def steps(self, data: Data) -> tuple[Tensor, Tensor | None]:
         """Return the values as a sequence (..., T, channels) along the first axis of a data set, and a step mask (..., T)."""
         flat, mask = self.inputs(data)
         length = self.length()
-        sequence = self._by_step(flat)
+        sequence = torch.cat([self._by_step(half) for half in flat.chunk(2, -1)], -1)
         if mask is None:
             return sequence, None
         by_step = self._by_step(mask)
@@ -101,8 +124,11 @@ class Encoder(nn.Module):
 
     def channels(self) -> int:
         """Return the number of channels a step, mask channels included."""
-        total = sum(torch.Size(self.shapes[name]).numel() for name in self.names) // self.length()
-        return total * (2 if self.masked else 1)
+        return self.size() // self.length()
+
+    def size(self) -> int:
+        """Return the number of inputs: value, normal score and mask of each entry."""
+        return sum(torch.Size(self.shapes[name]).numel() for name in self.names) * (3 if self.masked else 2)
 
     def _by_step(self, flat: Tensor) -> Tensor:
         length, pieces, start = self.length(), [], 0
@@ -111,6 +137,14 @@ class Encoder(nn.Module):
             pieces.append(flat[..., start : start + size].unflatten(-1, (length, -1)))
             start += size
         return torch.cat(pieces, -1)
+
+
+def _flat(value: Tensor, outer: int) -> Tensor:
+    return value.flatten(outer) if value.ndim > outer else value.unsqueeze(-1)
+
+
+def _scores(count: int) -> Tensor:
+    return torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count).float()
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -126,8 +160,7 @@ class MLP(Encoder):
 
     def __init__(self, example: Data, width: int = 64, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__(example, width)
-        size = sum(torch.Size(self.shapes[name]).numel() for name in self.names) * (2 if self.masked else 1)
-        self.net = mlp([size, *hidden, width])
+        self.net = mlp([self.size(), *hidden, width])
 
     def forward(self, **data: Tensor) -> Tensor:
         """Return the context, (..., width)."""

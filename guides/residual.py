@@ -27,8 +27,10 @@ class ResidualGuide(PyroModule):
 
     m and s are learnt; they start at 0 and ``scale``. As s_r -> 0 the posterior of u given z is N(0, s_r^2)
     in e, so the guide starts where it should end, whatever the stiffness; a mean field in u itself has to
-    resolve the condition number of dr/du. m does not depend on the data: with an s_r so large that the data
-    move the residual, fit one data set at a time.
+    resolve the condition number of dr/du.
+
+    e knows neither z nor the data. Where s_r is so large that the data move the residual, q(z) is too narrow:
+    it leaves out what s_r adds to the sensors' noise. Keep the state's spread from s_r well below that noise.
 
     Args:
         guide_z: a guide of the unknowns alone that returns site values by name, e.g. ``amortize`` of the same

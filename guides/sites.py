@@ -14,6 +14,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Distribution
 
 Data = Mapping[str, Any]
 PARTICLES, DATASETS = "particles", "datasets"
@@ -33,9 +34,20 @@ def seeded(seed: int | None) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Switch Pyro's and torch's argument checks off for a block, and put them back as they were."""
+    own = Distribution._validate_args
+    with pyro.validation_enabled(False):
+        try:
+            yield
+        finally:
+            Distribution._validate_args = own
+
+
 def prototype(model: Callable[..., Any], data: Data | None = None, seed: int | None = 0) -> poutine.Trace:
     """Trace one run of ``model(**data)`` under its prior and return the trace, plates left out."""
-    with seeded(seed), torch.no_grad(), poutine.block():
+    with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
         trace = poutine.trace(model).get_trace(**(data or {}))
     return poutine.util.prune_subsample_sites(trace)
 
@@ -152,7 +164,7 @@ def simulate(
         raise ValueError(f"count: got {count}, expected at least 1")
     if nesting is None:
         nesting = plate_nesting(prototype(model, given))
-    with seeded(seed), torch.no_grad(), poutine.block(), outer_plates(nesting, datasets=count):
+    with seeded(seed), torch.no_grad(), poutine.block(), unchecked(), outer_plates(nesting, datasets=count):
         trace = poutine.trace(model).get_trace(**(given or {}))
     return {
         name: plain(site, (count,)).detach()

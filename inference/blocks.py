@@ -12,8 +12,9 @@ from pyro import poutine
 from torch import Tensor
 
 from ..guides.sites import Data, outer_plates, seeded
-from .densities import count, draw, site_log_probs, total
+from .densities import count, draw, one, site_log_probs, total
 from .latents import Latents
+from .posterior import sample
 
 Values = dict[str, Tensor]
 
@@ -71,63 +72,76 @@ def guide_log_prob(guide: Callable[..., Any], values: Values, data: Data, nestin
     return total(site_log_probs(trace, nesting)).expand(sets)
 
 
-def amortised_block(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    latents: Latents,
-    data: Data,
-    truths: Values | None,
-    draws: int,
-    widen: float,
-    chunk: int,
-) -> Block:
+@dataclass(frozen=True)
+class Scoring:
+    """How draws are made and scored.
+
+    Attributes:
+        model: scores draws and truths: the guide's own model, or the simulator in its place.
+        latents: its latent sites; further sites of the guide are ignored.
+        draws: L.
+        widen: factor of the negative control.
+        chunk: at most this many (draw, data set) pairs are evaluated at once.
+        own: whether ``model`` is the guide's own, so that log q belongs to the same unknowns.
+    """
+
+    model: Callable[..., Any]
+    latents: Latents
+    draws: int
+    widen: float
+    chunk: int
+    own: bool
+
+
+def amortised_block(scoring: Scoring, guide: Callable[..., Any], data: Data, truths: Values | None) -> Block:
     """Draw from an amortised guide for a batch of B data sets and score draws and truths."""
-    found = draw(model, guide, data, draws, datasets=True, chunk=chunk)
+    latents, sets = scoring.latents, count(data)
+    if not scoring.own:
+        values = sample(guide, data, scoring.draws, datasets=sets, nesting=latents.nesting)
+        return _judged(scoring, data, truths, latents.plain(_known(values, latents), 2))
+    found = draw(scoring.model, guide, data, scoring.draws, datasets=True, chunk=scoring.chunk)
     log_likelihood = sum(found.log_likelihood.values(), start=torch.zeros_like(found.log_p))
-    return _block(
-        model,
-        guide,
-        latents,
-        data,
-        truths,
-        widen,
-        latents.plain(found.values, 2),
-        found.log_p,
-        log_likelihood,
-        found.log_q,
-    )
+    values = latents.plain(found.values, 2)
+    return _block(scoring, guide, data, truths, values, found.log_p, log_likelihood, found.log_q)
 
 
 def refitted_block(
-    model: Callable[..., Any],
-    fit: Callable[[Data], Any],
-    latents: Latents,
-    data: Data,
-    truths: Values | None,
-    draws: int,
-    widen: float,
-    chunk: int,
-    seed: int,
+    scoring: Scoring, fit: Callable[[Data], Any], data: Data, truths: Values | None, seed: int
 ) -> Block:
-    """Fit one data set and score its draws; the task that an executor runs, so everything in it can be
-    pickled.
+    """Fit one data set and score its draws: the task of an executor, so everything in it can be pickled.
 
     ``fit(data)`` returns a guide, or draws: a mapping site -> (S, *site shape) or an ArviZ DataTree.
     """
-    one = {name: value[0] if isinstance(value, Tensor) else value for name, value in data.items()}
+    latents, draws = scoring.latents, scoring.draws
+    only = one(data)
     with seeded(seed):
-        fitted = fit(one)
-        if callable(fitted):
-            found = draw(model, fitted, one, draws, chunk=chunk)
+        fitted = fit(only)
+        if not callable(fitted):
+            values = _thinned(fitted, latents, draws)
+        elif not scoring.own:
+            values = latents.plain(_known(sample(fitted, only, draws, nesting=latents.nesting), latents), 1)
+        else:
+            found = draw(scoring.model, fitted, only, draws, chunk=scoring.chunk)
             values = {name: value.unsqueeze(1) for name, value in latents.plain(found.values, 1).items()}
             likelihood = sum(found.log_likelihood.values(), start=torch.zeros_like(found.log_p)).unsqueeze(1)
-            return _block(
-                model, fitted, latents, data, truths, widen, values, found.log_p.unsqueeze(1), likelihood,
-                found.log_q.unsqueeze(1),
-            )  # fmt: skip
-        values = {name: value.unsqueeze(1) for name, value in _thinned(fitted, latents, draws).items()}
-        log_joint, likelihood = latents.terms(model, values, data, datasets=True)
-        return _block(model, None, latents, data, truths, widen, values, log_joint, likelihood, None)
+            log_p, log_q = found.log_p.unsqueeze(1), found.log_q.unsqueeze(1)
+            return _block(scoring, fitted, data, truths, values, log_p, likelihood, log_q)
+        return _judged(scoring, data, truths, {name: value.unsqueeze(1) for name, value in values.items()})
+
+
+def _judged(scoring: Scoring, data: Data, truths: Values | None, values: Values) -> Block:
+    """Score draws whose log q is not known."""
+    log_joint, likelihood = scoring.latents.terms(scoring.model, values, data, datasets=True)
+    return _block(scoring, None, data, truths, values, log_joint, likelihood, None)
+
+
+def _known(values: Values, latents: Latents) -> Values:
+    missing = set(latents.shapes) - set(values)
+    if missing:
+        raise ValueError(
+            f"guide: got draws of {sorted(values)}, expected also {sorted(missing)} of the simulator"
+        )
+    return {name: values[name] for name in latents.shapes}
 
 
 def _thinned(fitted: Any, latents: Latents, draws: int) -> Values:
@@ -149,17 +163,16 @@ def _thinned(fitted: Any, latents: Latents, draws: int) -> Values:
 
 
 def _block(
-    model: Callable[..., Any],
+    scoring: Scoring,
     guide: Callable[..., Any] | None,
-    latents: Latents,
     data: Data,
     truths: Values | None,
-    widen: float,
     values: Values,
     log_joint: Tensor,
     log_likelihood: Tensor,
     log_q: Tensor | None,
 ) -> Block:
+    model, latents, widen = scoring.model, scoring.latents, scoring.widen
     free = latents.pack(values)
     at_truth = (
         None if guide is None or truths is None else _truth_log_q(guide, latents, truths, data, free, widen)
@@ -169,9 +182,9 @@ def _block(
         log_joint, log_likelihood = latents.terms(model, values, data, datasets=True)
     truth_joint = truth_likelihood = None
     if truths is not None:
-        one = {name: value.unsqueeze(0) for name, value in truths.items()}
+        single = {name: value.unsqueeze(0) for name, value in truths.items()}
         truth_joint, truth_likelihood = (
-            _numpy(term[0]) for term in latents.terms(model, one, data, datasets=True)
+            _numpy(term[0]) for term in latents.terms(model, single, data, datasets=True)
         )
     return Block(
         draws={name: _numpy(value) for name, value in values.items()},

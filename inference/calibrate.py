@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..guides.sites import Data, prototype, seeded, simulate
-from .blocks import Block, amortised_block, refitted_block
+from .blocks import Block, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, calibrate_draws
 from .densities import count, one
 from .latents import Latents
@@ -27,6 +27,7 @@ def calibrate(
     datasets: int = 512,
     draws: int = 200,
     given: Data | None = None,
+    simulator: Callable[..., Any] | None = None,
     pairs: Mapping[str, Tensor] | None = None,
     widen: float = 1.0,
     alpha: float = 0.01,
@@ -52,9 +53,11 @@ def calibrate(
         datasets: N.
         draws: L per data set.
         given: arguments that are not drawn (masks, covariates), the same for all data sets.
+        simulator: another model that simulates and scores in place of ``model``: the forward model of a residual
+            one, which does not simulate its own joint density. Its latents are checked; those that only the
+            guide has (the state) are integrated out, so that log q and k-hat are not known.
         pairs: simulations to use instead of the model's own: latent sites and data arguments, (N, ...) each.
-            A model with virtual observables needs them, for it does not simulate its own joint density.
-            Latents that are missing here are not checked.
+            Where latents are missing, the others are checked, without the log-likelihood.
         widen: negative control: draws are stretched about their mean by this factor in unconstrained space.
         alpha: family-wise level of the decision.
         seed: seed of simulation, draws and jitter.
@@ -75,20 +78,19 @@ def calibrate(
             raise ValueError(f"{name}: got {number}, expected at least {least}")
     if not widen > 0:
         raise ValueError(f"widen: got {widen}, expected a positive factor")
+    judge = model if simulator is None else simulator
     if pairs is None:
-        _check_simulator(model, given)
-        pairs = simulate(model, datasets, given, seed)
-    data, kept = _data(model, pairs, given)
-    latents = Latents.of(model, one(data))
-    missing = set(latents.shapes) - set(pairs)
+        _check_simulator(judge, given)
+        pairs = simulate(judge, datasets, given, seed)
+    data, kept = _data(judge, pairs, given)
+    latents = Latents.of(judge, one(data))
     truths = {name: value[kept] for name, value in latents.plain(pairs, 1).items()}
-    known = None if missing else truths
+    known = truths if set(truths) == set(latents.shapes) else None
+    scoring = Scoring(judge, latents, draws, widen, chunk, own=simulator is None)
     if guide is not None:
-        blocks = _amortised(model, guide, latents, data, known, draws, widen, chunk, seed + 1, progress)
+        blocks = _amortised(scoring, guide, data, known, seed + 1, progress)
     else:
-        blocks = _refitted(
-            model, fit, executor, latents, data, known, draws, widen, chunk, seed + 1, progress
-        )
+        blocks = _refitted(scoring, fit, executor, data, known, seed + 1, progress)
     block = Block.join(blocks)
     at_truth = {name: value.double().numpy() for name, value in truths.items()}
     free = (
@@ -111,47 +113,37 @@ def calibrate(
 
 
 def _amortised(
-    model: Callable[..., Any],
+    scoring: Scoring,
     guide: Callable[..., Any],
-    latents: Latents,
     data: Data,
     truths: Mapping[str, Tensor] | None,
-    draws: int,
-    widen: float,
-    chunk: int,
     seed: int,
     progress: bool,
 ) -> list[Block]:
-    total, size = count(data), max(1, chunk // draws)
+    total, size = count(data), max(1, scoring.chunk // scoring.draws)
     blocks = []
     with seeded(seed), tqdm(total=total, desc="calibrate", unit="data set", disable=not progress) as bar:
         for start in range(0, total, size):
             part = slice(start, min(start + size, total))
             known = None if truths is None else _rows(truths, part)
-            blocks.append(
-                amortised_block(model, guide, latents, _rows(data, part), known, draws, widen, chunk)
-            )
+            blocks.append(amortised_block(scoring, guide, _rows(data, part), known))
             bar.update(part.stop - part.start)
     return blocks
 
 
 def _refitted(
-    model: Callable[..., Any],
+    scoring: Scoring,
     fit: Any,
     executor: Executor | None,
-    latents: Latents,
     data: Data,
     truths: Mapping[str, Tensor] | None,
-    draws: int,
-    widen: float,
-    chunk: int,
     seed: int,
     progress: bool,
 ) -> list[Block]:
     def task(index: int) -> tuple[Any, ...]:
         row = slice(index, index + 1)
         known = None if truths is None else _rows(truths, row)
-        return model, fit, latents, _rows(data, row), known, draws, widen, chunk, seed + index
+        return scoring, fit, _rows(data, row), known, seed + index
 
     total = count(data)
     with tqdm(total=total, desc="calibrate", unit="fit", disable=not progress) as bar:
@@ -178,7 +170,7 @@ def _check_simulator(model: Callable[..., Any], given: Data | None) -> None:
             continue  # a rejected simulation, which is dropped below
         raise ValueError(
             f"model: site '{name}' is observed even without data, so the model does not simulate its own "
-            "joint density; pass pairs= from the forward model"
+            "joint density; pass simulator=, the forward model"
         )
 
 

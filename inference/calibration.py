@@ -115,6 +115,8 @@ class Calibration:
             else "the data carry no information"
         )
         weights = f", median k-hat {np.median(self.k_hat):.2f}" if len(self.k_hat) else ""
+        if self.flatness is None:
+            weights += ", sharpness not tested without a log-likelihood"
         smallest = f"smallest adjusted p {self.adjusted[worst]:.2g} ({worst})"
         return f"calibrated: {smallest}, {learnt}{weights} ({size})"
 

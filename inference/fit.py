@@ -16,10 +16,10 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ..guides.sites import seeded
+from ..guides.sites import seeded, unchecked
 from .checkpoint import CheckpointError, load, save
 from .data import Batches, Source
-from .fit_support import adam, difference, moved, parameters_of, progress_bar, refuse_replaced_subsamples, unchecked
+from .fit_support import adam, difference, moved, parameters_of, progress_bar, refuse_replaced_subsamples
 from .guard import NonFiniteError, diagnose
 from .objectives import ELBO, Batch, Objective, Stock
 from .options import FitOptions

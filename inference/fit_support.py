@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ..guides.sites import seeded, unchecked
 from .objectives import Batch
 
 
@@ -41,40 +40,32 @@ def moved(batch: Batch, device: str | None) -> Batch:
 
 
 def refuse_replaced_subsamples(model: Callable[..., Any], guide: Callable[..., Any], example: Mapping[str, Any]) -> None:
-    """Refuse a model that subsamples its own plate together with a guide that would pick other rows.
+    """Refuse a guide that makes the model see other rows than those its own ``plate(subsample=...)`` was given.
 
-    An autoguide without ``create_plates`` replaces the rows that ``plate(subsample=...)`` was given by its own draw,
-    silently (Pyro issue 3468).
+    Autoguides that open the model's plates do so unless they get ``create_plates``, silently (Pyro issue 3468).
 
     Raises:
-        ValueError: the model subsamples, and the guide would choose other rows.
+        ValueError: rows would be replaced.
     """
-    if not isinstance(guide, AutoGuide) or guide.create_plates is not None:
+
+    def rows(seed: int) -> dict[str, Tensor]:
+        with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
+            trace = poutine.trace(model).get_trace(**example)
+        return {name: site["value"] for name, site in trace.nodes.items() if poutine.util.site_is_subsample(site)}
+
+    first, second = rows(0), rows(1)
+    given = {name: value for name, value in first.items() if torch.equal(value, second[name])}
+    if not given:
         return
-    with torch.no_grad(), poutine.block():
-        trace = poutine.trace(model).get_trace(**example)
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or not poutine.util.site_is_subsample(site):
-            continue
-        size, kept = getattr(site["fn"], "size", None), len(site["value"])
-        if size is not None and kept < size:
+    with seeded(2), torch.no_grad(), poutine.block(), unchecked():
+        trace = poutine.trace(guide).get_trace(**example)
+    for name, value in given.items():
+        site = trace.nodes.get(name)
+        if site is not None and not torch.equal(site["value"], value):
             raise ValueError(
-                f"guide: got an autoguide without create_plates for a model whose plate '{name}' takes {kept} of {size} rows; it "
-                f"would silently take other rows: pass create_plates=, or hand the rows over as DataSets(..., batch_size={kept})"
+                f"guide: got one that would replace the rows of the model's plate '{name}' by others (an autoguide needs "
+                f"create_plates=), expected the {len(value)} rows given; or hand the rows over as DataSets(..., batch_size={len(value)})"
             )
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Switch Pyro's and torch's argument checks off for a block, and put them back as they were."""
-    from torch.distributions import Distribution
-
-    own = Distribution._validate_args
-    with pyro.validation_enabled(False):
-        try:
-            yield
-        finally:
-            Distribution._validate_args = own
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
         raise ValueError(
             f"log_p, log_q: got shapes {target.shape} and {proposal.shape}, expected equal (S, ...), S >= 25"
         )
-    ratio = np.nan_to_num(target - proposal, nan=-np.inf, posinf=np.inf)
+    ratio = np.nan_to_num(target - proposal, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
     largest = ratio.max(0)
     usable = np.isfinite(largest)
     # a rejected draw has weight zero; a large finite gap keeps the Pareto fit finite
@@ -46,7 +46,9 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
         if column.max() - column.min() < _EQUAL:
             log_weights[:, index] = -np.log(len(column))
         else:
-            log_weights[:, index], shape[index] = array_stats.psislw(column)
+            # psislw expects log-likelihoods and turns the sign of what it gets
+            smooth, shape[index] = array_stats.psislw(-column)
+            log_weights[:, index] = smooth - np.logaddexp.reduce(smooth)
     return log_weights.reshape(ratio.shape), np.where(usable, shape.reshape(ratio.shape[1:]), np.inf)
 
 

@@ -121,9 +121,13 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Stock:
-    """Any objective of Pyro (``pyro.infer.TraceGraph_ELBO()``, ``RenyiELBO()``, ...) with a ``differentiable_loss``."""
+    """Any objective of Pyro with a ``differentiable_loss`` (``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceEnum_ELBO``, ...)."""
 
     elbo: pyro.infer.ELBO
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.elbo, "differentiable_loss"):
+            raise ValueError(f"objective: got {type(self.elbo).__name__}, expected one with a differentiable_loss, e.g. Trace_ELBO()")
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return Pyro's loss a data set."""
@@ -141,7 +145,7 @@ def log_densities(
     for name, site in guide_trace.nodes.items():
         if site["type"] == "sample" and not site["fn"].has_rsample and not poutine.util.site_is_subsample(site):
             raise ValueError(
-                f"guide: site '{name}' has no reparameterised draws, expected such, or Pyro's TraceGraph_ELBO() as objective"
+                f"guide: site '{name}' has no reparameterised draws, expected such, or pyro.infer.Trace_ELBO() as objective"
             )
     return total(site_log_probs(model_trace, batch.nesting)), total(site_log_probs(guide_trace, batch.nesting))
 

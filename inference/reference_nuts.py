@@ -37,8 +37,9 @@ def nuts(
 ) -> Reference:
     """Draw from the posterior of one data set with Pyro's NUTS.
 
-    The chains move in w with x = loc + L w, L L' = ``inverse_mass``: a Laplace covariance makes the posterior nearly
-    isotropic before the first step, and NUTS adapts its own mass matrix on top (a dense one without it).
+    The chains move in w with x = loc + L w, L L' = ``inverse_mass``: a Laplace covariance makes the
+    posterior nearly isotropic before the first step, and NUTS adapts its own mass matrix on top (a dense one
+    without it).
 
     Args:
         model: a Pyro model of one data set.
@@ -47,11 +48,13 @@ def nuts(
         draws: kept draws per chain.
         warmup: adaptation steps per chain.
         initial: constrained values to start from: one mapping for all chains, which are scattered about it by
-            N(0, inverse_mass) (by 0.1 in unconstrained space without it), or one per chain. Prior draws otherwise.
+            N(0, inverse_mass) (by 0.1 in unconstrained space without it), or one per chain. Prior draws
+            otherwise.
         inverse_mass: covariance (d, d) in unconstrained space, sites in the model's order.
         target_accept: acceptance that the step size is adapted to; raise it against divergences.
         max_tree_depth: at most 2^depth - 1 leapfrog steps a draw.
-        workers: processes, spawned; then model and data must be picklable and a script guarded by ``__main__``.
+        workers: processes, spawned; then model and data must be picklable and a script guarded by
+            ``__main__``.
         seed: chain c is seeded with seed + c.
         progress: whether to show bars.
 

@@ -43,10 +43,12 @@ def pcn(
         x' = m + sqrt(1 - b^2) (x - m) + b L e,   e ~ N(0, I)
         accept with min(1, [p(x' , y) / N(x'; m, L L')] / [p(x, y) / N(x; m, L L')])
 
-    in unconstrained space. With N(m, L L') the prior this is plain pCN, whose acceptance does not fall with the
-    dimension; any other normal is as exact, and a better one moves further. So the warm-up starts from the prior's
-    moments (or from ``loc``, ``tril``), replaces them three times by the pooled moments of the chains of each data set,
-    inflated, and adapts b to the wanted acceptance; then everything is frozen and the kept draws begin.
+    in unconstrained space. With N(m, L L') the prior this is plain pCN, whose acceptance does not fall with
+    the dimension; any other normal is as exact, and a better one moves further. So the warm-up starts from
+    the prior's moments (or from ``loc``, ``tril``), replaces them three times by the pooled moments of the chains
+    of each data set, inflated, and adapts the step sizes to the wanted acceptance; then everything is frozen
+    and the kept draws begin. Every other step is a random walk x' = x + s L e: in a tail that the normal does
+    not cover, pCN alone stays for thousands of steps.
 
     Args:
         model: a Pyro model of one data set; no gradient is needed.
@@ -66,7 +68,8 @@ def pcn(
     Raises:
         ValueError: a number out of range, shapes that do not fit, or no start with finite density.
 
-    Source: Cotter, Roberts, Stuart, White, arXiv:1202.0709; Rudolf, Sprungk, arXiv:1504.03461 (general normal).
+    Source: Cotter, Roberts, Stuart, White, arXiv:1202.0709; Rudolf, Sprungk, arXiv:1504.03461 (general
+        normal).
     """
     for name, number in (("chains", chains), ("draws", draws), ("thin", thin)):
         if number < 1:
@@ -88,25 +91,27 @@ def pcn(
         walk = _Walk.start(density, prior, chains, sets, loc, tril)
         windows = {warmup // 4, warmup // 2, 3 * warmup // 4} if adapt else set()
         history: list[Tensor] = []
-        kept, accepted = [], []
+        kept, counter = [], 0
+        accepted = torch.zeros(2, sets, dtype=walk.x.dtype)
         with tqdm(total=warmup + draws * thin, desc="pcn", unit="step", disable=not progress) as bar:
             for step in range(warmup):
                 if step in windows:
                     walk = walk.refitted(torch.stack(history[len(history) // 2 :]))
                     history = []
-                rate = walk.step(density)
+                since = step - max((w for w in windows if w <= step), default=0)
+                walk.adapt(step % 2, walk.step(density, step % 2), acceptance, since)
                 history.append(walk.x.clone())
-                walk.adapt(rate, acceptance, step - max((w for w in windows if w <= step), default=0))
                 bar.update()
             for _ in range(draws):
-                rates = [walk.step(density) for _ in range(thin)]
+                for _ in range(thin):
+                    counter += 1
+                    accepted[counter % 2] += walk.step(density, counter % 2)
                 kept.append(walk.x.clone())
-                accepted.append(torch.stack(rates).mean(0))
                 bar.update(thin)
     values, _ = latents.unpack(torch.stack(kept, 1))
     shown = {name: value if datasets else value[:, :, 0] for name, value in values.items()}
     result = {name: value.double().numpy() for name, value in shown.items()}
-    rate = torch.stack(accepted).mean(0)
+    steps = torch.tensor([[counter // 2], [(counter + 1) // 2]]).clamp_min(1)
     return Reference(
         "pcn",
         result,
@@ -116,8 +121,8 @@ def pcn(
             "seed": seed,
             "warmup": warmup,
             "thin": thin,
-            "step": walk.step_size.tolist(),
-            "acceptance": rate.tolist(),
+            "step": torch.stack([walk.size(0), walk.size(1)]).tolist(),
+            "acceptance": (accepted / steps).tolist(),
         },
         sets if datasets else None,
     )
@@ -131,7 +136,7 @@ class _Walk:
     log_density: Tensor
     loc: Tensor
     tril: Tensor
-    logit: Tensor
+    tuned: Tensor  # (2, B): logit of b, log of the random walk's scale
 
     @classmethod
     def start(
@@ -159,39 +164,45 @@ class _Walk:
             found = density(x)
         if not torch.isfinite(found).all():
             raise ValueError("model: got no finite density at any prior draw tried, expected one per chain")
-        return cls(x, found, middle, factor, torch.zeros(sets, dtype=x.dtype))
+        return cls(x, found, middle, factor, torch.zeros(2, sets, dtype=x.dtype))
 
-    @property
-    def step_size(self) -> Tensor:
-        return torch.sigmoid(self.logit)
+    def size(self, local: int) -> Tensor:
+        """Step size of each data set: b in (0, 1), or the scale of the random walk."""
+        return self.tuned[1].exp() * 2.38 / self.x.shape[-1] ** 0.5 if local else torch.sigmoid(self.tuned[0])
 
     def reference(self, x: Tensor) -> Tensor:
         """log N(x; m, L L') up to a constant, (C, B)."""
         z = torch.linalg.solve_triangular(self.tril, (x - self.loc).movedim(0, -1), upper=False)
         return -0.5 * z.double().square().sum(-2).mT
 
-    def step(self, density: Any) -> Tensor:
-        """Move all chains once; return the acceptance rate of each data set, (B,)."""
-        size = self.step_size[:, None]
-        noise = torch.einsum("bij,cbj->cbi", self.tril, torch.randn_like(self.x))
-        proposal = self.loc + (1 - size**2).sqrt() * (self.x - self.loc) + size * noise
+    def step(self, density: Any, local: int) -> Tensor:
+        """Move all chains once, by pCN or by the random walk; return the acceptance rates (B,)."""
+        size = self.size(local)[:, None]
+        noise = size * torch.einsum("bij,cbj->cbi", self.tril, torch.randn_like(self.x))
+        if local:
+            proposal = self.x + noise
+        else:
+            proposal = self.loc + (1 - size**2).sqrt() * (self.x - self.loc) + noise
         found = density(proposal)
-        ratio = found - self.log_density - self.reference(proposal) + self.reference(self.x)
+        ratio = found - self.log_density
+        if not local:
+            ratio = ratio - self.reference(proposal) + self.reference(self.x)
         taken = torch.rand_like(ratio).log() < ratio
         self.x = torch.where(taken[..., None], proposal, self.x)
         self.log_density = torch.where(taken, found, self.log_density)
         return taken.to(self.x.dtype).mean(0)
 
-    def adapt(self, rate: Tensor, wanted: float, step: int) -> None:
-        """Robbins-Monro step of the step size towards the wanted acceptance."""
-        self.logit = (self.logit + 4.0 / (1 + step) ** 0.6 * (rate - wanted)).clamp(-9.0, _LARGEST)
+    def adapt(self, local: int, rate: Tensor, wanted: float, step: int) -> None:
+        """Robbins-Monro step of a step size towards the wanted acceptance."""
+        moved = self.tuned[local] + 4.0 / (1 + step) ** 0.6 * (rate - wanted)
+        self.tuned[local] = moved.clamp(-9.0, _LARGEST)
 
     def refitted(self, history: Tensor) -> _Walk:
         """Replace the normal law of each data set by the moments of its chains, history (T, C, B, d)."""
         pooled = history.permute(2, 0, 1, 3).flatten(1, 2)
         middle = pooled.mean(1)
         factor = torch.stack([_factor(part) for part in pooled - middle[:, None]]) * np.sqrt(_INFLATE)
-        return _Walk(self.x, self.log_density, middle, factor, torch.zeros_like(self.logit))
+        return _Walk(self.x, self.log_density, middle, factor, torch.zeros_like(self.tuned))
 
 
 def _factor(centred: Tensor) -> Tensor:

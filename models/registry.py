@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 ENTRY_POINTS = "physzoo.models"
-IN_THE_ZOO = ("lynx_hare", "linear_gaussian", "poisson1d")
+IN_THE_ZOO = ("lynx_hare", "linear_gaussian", "poisson1d", "darcy2d")
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,8 @@ class FEMProblem(Problem):
 
     The problem owns ``u`` and the form's parameters: it overwrites their values. It belongs to one thread. As
     MPI starts when dolfinx is imported, process pools must spawn; ``from_builder`` makes a problem that can
-    be pickled. A copy (``copy.deepcopy``) is the same object, since nothing in it can be trained. Up to its
-    backward pass each sample that needs a gradient keeps its factorisation.
+    be pickled. A copy (``copy.deepcopy``) is the same object, since nothing in it can be trained. Up to the
+    backward pass the first 256 samples of a call that needs gradients keep their factorisations.
 
     Args:
         form: residual form, linear in its one test function.
@@ -243,28 +243,35 @@ class FEMProblem(Problem):
         entries = [] if state is None else [("state", state, (self.free_dofs.numel(),))]
         named = self._named(z)
         entries += [(name, named[name], event) for name, event in self.parameter_shapes.items()]
+        leading: dict[str, torch.Size] = {}
         for name, tensor, event in entries:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise TypeError(f"{name} got {got}, expected a floating-point tensor")
-            if tensor.shape[max(tensor.dim() - len(event), 0) :] != event:
+            split = max(tensor.dim() - len(event), 0)
+            if tensor.shape[split:] != event:
                 expected = ", ".join(["...", *map(str, event)])
                 raise ValueError(f"{name} got shape {tuple(tensor.shape)}, expected ({expected})")
-        leading = {name: tensor.shape[: tensor.dim() - len(event)] for name, tensor, event in entries}
+            leading[name] = tensor.shape[:split]
+        shape = self._common(leading)
+        flat, dtype = [], entries[0][1].dtype
+        for name, tensor, event in entries:
+            if leading[name] != shape:
+                tensor = tensor.expand(shape + event)
+            flat.append(tensor.reshape(-1, *event).to("cpu", torch.float64))
+            dtype = torch.promote_types(dtype, tensor.dtype)
+        return flat, shape, torch.empty(0, dtype=dtype, device=entries[0][1].device)
+
+    @staticmethod
+    def _common(leading: Mapping[str, torch.Size]) -> tuple[int, ...]:
+        sizes = set(leading.values())
+        if len(sizes) == 1:
+            return tuple(sizes.pop())
         try:
-            sizes = set(leading.values())
-            shape = tuple(sizes.pop() if len(sizes) == 1 else torch.broadcast_shapes(*sizes))
+            return tuple(torch.broadcast_shapes(*sizes))
         except RuntimeError as error:
             got = ", ".join(f"{name} {tuple(size)}" for name, size in leading.items())
             raise ValueError(f"leading shapes got {got}, expected shapes that broadcast") from error
-        flat = [
-            tensor.expand(shape + event).reshape(-1, *event).to("cpu", torch.float64)
-            for _, tensor, event in entries
-        ]
-        dtype = entries[0][1].dtype
-        for _, tensor, _ in entries:
-            dtype = torch.promote_types(dtype, tensor.dtype)
-        return flat, shape, torch.empty(0, dtype=dtype, device=entries[0][1].device)
 
     @staticmethod
     def _back(out: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -27,6 +27,9 @@ NATIVE_LIMIT = (
     5000  # PETSc's own LU is the cheapest below (0.25 ms at 1,089 dofs, MUMPS 0.42), MUMPS above (11 and 21)
 )
 LINEAR_TOLERANCE = 1e-8
+CAPACITY = (
+    256  # factorisations that a call keeps for its backward pass; it factorises the other samples again
+)
 ROUNDING = 1e-13  # largest asymmetry, relative to the largest entry, of a matrix that Cholesky takes
 
 
@@ -71,6 +74,7 @@ class System:
         )
         self._vector = np.zeros(self.n_dofs)
         self._solver = "petsc" if self.n_dofs < NATIVE_LIMIT else "mumps"
+        self.capacity = CAPACITY
         self._idle: tuple[list[Factor], list[Factor]] = ([], [])
 
     def _wrap(self, symmetric: bool) -> PETSc.Mat:
@@ -122,15 +126,16 @@ class System:
 
     def _is_symmetric(self) -> bool:
         above, below = self._mirrored
+        largest = max(self._data.max(), -self._data.min())
+        if not np.isfinite(largest):
+            raise SolveError("the Jacobian dF/du is not finite")
         difference = np.abs(self._data[above] - self._data[below]).max(initial=0.0)
-        return bool(difference <= ROUNDING * max(self._data.max(), -self._data.min()))
+        return bool(difference <= ROUNDING * largest)
 
     def _pivoted(self) -> Factor:
-        """Factorise with MUMPS, which pivots, from now on (PETSc's own LU does not: saddle points)."""
+        """Factorise with MUMPS, which pivots (PETSc's own LU does not: saddle points)."""
         if self._solver != "mumps":
-            self._solver = "mumps"
-            self._idle = ([], [])
-            factor = Factor(self._matrices[False], self._solver, symmetric=False)
+            factor = Factor(self._matrices[False], "mumps", symmetric=False)
             if factor.compute():
                 return factor
         raise SolveError("the Jacobian dF/du is singular")
@@ -138,7 +143,9 @@ class System:
     def release(self, factor: Factor) -> None:
         """Give a factorisation back for reuse."""
         if factor.solver == self._solver:
-            self._idle[factor.symmetric].append(factor)
+            idle = self._idle[factor.symmetric]
+            if len(idle) < self.capacity:
+                idle.append(factor)
 
     @cached_property
     def logdet(self) -> LogDet:
@@ -147,12 +154,16 @@ class System:
 
     def _step(self, right: np.ndarray) -> tuple[np.ndarray, Factor]:
         """Return J^-1 right on the free dofs and the factorisation; a bad one is done again with pivots."""
+        if not np.isfinite(right).all():
+            raise SolveError("the residual is not finite")
         factor = self.factorise()
         for attempt in (0, 1):
             step = self.apply_inverse(factor, right)
             self._matrices[False].mult(self._left, self._check)
             defect = np.abs(self._arrays[2] - self._arrays[0]).max(initial=0.0)
             if defect <= LINEAR_TOLERANCE * np.abs(right).max(initial=0.0):
+                if factor.solver != self._solver:  # pivots were needed and helped: take them from now on
+                    self._solver, self._idle = factor.solver, ([], [])
                 return step, factor
             if attempt == 0:
                 factor = self._pivoted()
@@ -193,8 +204,6 @@ class System:
         state, free = self.state, self.free
         scale = np.abs(self.start).max(initial=0.0)
         for _ in range(self.newton.max_iterations):
-            if not np.isfinite(residual).all():
-                raise SolveError("the residual is not finite")
             step, factor = self._step(residual)
             self.release(factor)
             before, norm = state[free], np.linalg.norm(residual)

@@ -99,7 +99,8 @@ class Solve(torch.autograd.Function):
                     if not np.isfinite(array).all():
                         raise SolveError(f"{name}: expected finite values, got some that are not")
                 system.set_parameters(value)
-                factors.append(system.solve(None if targets is None else targets[sample], keep))
+                room = sample < system.capacity
+                factors.append(system.solve(None if targets is None else targets[sample], keep and room))
                 out[sample] = system.state[system.free]
             except SolveError as error:
                 if not reject:
@@ -119,23 +120,25 @@ class Solve(torch.autograd.Function):
         system, (u, *values) = ctx.system, ctx.saved_tensors
         names = list(system.parameters)
         wanted = _wanted(names, ctx.needs_input_grad[4:])
-        gradients = {
-            name: torch.zeros_like(value) for name, value in zip(names, values, strict=True) if name in wanted
-        }
-        weights = np.zeros(u.shape)
-        grad_u = grad_outputs[0].numpy()
+        gradients = {name: np.zeros(value.shape) for name, value in zip(names, values, strict=True)}
+        weights, grad_u = np.zeros(u.shape), grad_outputs[0].numpy()
         for sample, (state, *value) in enumerate(_samples((u, *values))):
             factor = ctx.factors[sample]
+            if factor is None and np.isnan(state).any():
+                continue  # rejected
+            system.set_parameters(value)
+            system.set_state(state)
             if factor is None:
-                continue
-            weights[sample] = system.apply_inverse(factor, grad_u[sample], transposed=True)
-            if wanted:
-                system.set_parameters(value)
-                system.set_state(state)
-                for name, gradient in system.pull_back(weights[sample], wanted).items():
-                    gradients[name].numpy()[sample] = -gradient.reshape(gradients[name].shape[1:])
+                factor = system.factorise()
+                weights[sample] = system.apply_inverse(factor, grad_u[sample], transposed=True)
+                system.release(factor)
+            else:
+                weights[sample] = system.apply_inverse(factor, grad_u[sample], transposed=True)
+            for name, gradient in system.pull_back(weights[sample], wanted).items():
+                gradients[name][sample] -= gradient.reshape(gradients[name].shape[1:])
         target = torch.from_numpy(weights) if ctx.has_target else None
-        return None, None, None, target, *(gradients.get(name) for name in names)
+        parameters = (torch.from_numpy(gradients[name]) if name in wanted else None for name in names)
+        return None, None, None, target, *parameters
 
 
 class Residual(torch.autograd.Function):

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .inference.checkpoint import write_atomically
-
 FORMAT = "physzoo-run-1"
 SETTINGS, REPORT, CHECKPOINT = "settings.json", "report.json", "checkpoint.pt"
 POSTERIOR, REFERENCE, PAGE = "posterior.nc", "reference.npz", "report.html"
@@ -77,8 +75,8 @@ class Folder:
             return False
         if not (self.path / SETTINGS).is_file():
             raise BadInput(
-                f"--out: got '{self.path}', a folder that holds other files, expected a new one, an empty one "
-                "or a physzoo report"
+                f"--out: got '{self.path}', a folder that holds other files, expected a new one, an empty "
+                "one or a physzoo report"
             )
         return True
 
@@ -108,7 +106,9 @@ class Folder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file to the side and rename it."""
-        write_atomically(self.path / name, lambda file: file.write(text.encode("utf-8")))
+        side = self.path / f".{name}.tmp"
+        side.write_text(text, encoding="utf-8")
+        side.replace(self.path / name)
 
     def write_json(self, name: str, content: Any) -> None:
         """Write JSON to the side and rename it; numbers that are not finite become strings."""

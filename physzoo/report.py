@@ -1,4 +1,4 @@
-"""The report of a run: what was found as numbers (report.json), the figures, and the page that a person reads."""
+"""The report of a run: what was found as numbers (report.json), the figures, and the page for a person."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .task import settings_of
 FORMAT = "physzoo-report-1"
 PACKAGES = {"torch": "torch", "pyro": "pyro-ppl", "arviz": "arviz", "numpy": "numpy", "physzoo": "physzoo"}
 
-# A mean that is off by 0.2 sd costs a 90 % interval less than 1 % of its coverage, an sd ratio of 0.8 about 9 %.
+# A mean off by 0.2 sd costs a 90 % interval less than 1 % of its coverage, an sd ratio of 0.8 about 9 %.
 MEAN_ERROR, SD_RATIO, C2ST, K_HAT = 0.2, (0.8, 1.25), 0.6, 0.7
 
 
@@ -58,8 +58,8 @@ def write_report(result: Result, folder: Folder) -> str:
 def report(result: Result) -> dict[str, Any]:
     """Return the report as plain data, ready for JSON."""
     task, tree = result.task, result.posterior
-    stats = tree["sample_stats"]
-    shape = float(k_hat(stats["log_p"].values[0], stats["log_q"].values[0]))
+    stats = group(tree, "sample_stats")
+    shape = float(k_hat(stats["log_p"][0], stats["log_q"][0]))
     checks = judge(result, shape)
     reference, calibration = result.reference, result.calibration
     return {
@@ -70,7 +70,10 @@ def report(result: Result) -> dict[str, Any]:
         "objective": task.recipe.objective if task.amortised else "elbo",
         "device": task.options.device or "cpu",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "versions": {"python": platform.python_version(), **{key: version(name) for key, name in PACKAGES.items()}},
+        "versions": {
+            "python": platform.python_version(),
+            **{key: version(name) for key, name in PACKAGES.items()},
+        },
         "verdict": verdict(checks, task.options.quick),
         "passed": all(check.passed for check in checks),
         "checks": [vars(check) for check in checks],
@@ -107,17 +110,28 @@ def judge(result: Result, shape: float) -> list[Check]:
         found = result.reference
         words = f"R-hat {found.r_hat:.3f}, {found.ess:.0f} effective draws, {found.divergences} divergences"
         exact = found.method == "closed form"
-        few = found.divergences <= 0.01 * next(iter(found.draws.values()))[..., 0:1].size if not exact else True
+        few = (
+            found.divergences <= 0.01 * next(iter(found.draws.values()))[..., 0:1].size if not exact else True
+        )
         good = exact or (found.trusted() and few)
         checks.append(
-            Check("reference has converged", "closed form" if exact else words, "R-hat < 1.01, over 400 draws", good)
+            Check(
+                "reference has converged",
+                "closed form" if exact else words,
+                "R-hat < 1.01, over 400 draws",
+                good,
+            )
         )
     if result.comparison is not None:
         checks += _against_reference(result.comparison)
-    checks.append(Check("importance weights are usable", f"k-hat {shape:.2f}", f"k-hat < {K_HAT}", shape < K_HAT))
+    checks.append(
+        Check("importance weights are usable", f"k-hat {shape:.2f}", f"k-hat < {K_HAT}", shape < K_HAT)
+    )
     if result.calibration is not None:
         found = result.calibration
-        checks.append(Check("calibrated on simulated data", found.verdict, "no rank test rejects", found.passed))
+        checks.append(
+            Check("calibrated on simulated data", found.verdict, "no rank test rejects", found.passed)
+        )
     return checks
 
 
@@ -141,7 +155,9 @@ def _against_reference(comparison: Comparison) -> list[Check]:
     ]
     if comparison.c2st is not None:
         words = f"a classifier is right in {comparison.c2st:.1%} of cases"
-        checks.append(Check("draws look like the reference's", words, f"at most {C2ST:.0%}", comparison.c2st <= C2ST))
+        checks.append(
+            Check("draws look like the reference's", words, f"at most {C2ST:.0%}", comparison.c2st <= C2ST)
+        )
     return checks
 
 
@@ -153,6 +169,13 @@ def verdict(checks: list[Check], quick: bool) -> str:
     else:
         words = f"reliable: passes all {len(checks)} checks"
     return f"quick run, not to be judged by; {words}" if quick else words
+
+
+def group(tree: Any, name: str) -> dict[str, np.ndarray]:
+    """Return the arrays of a group of a DataTree, name -> array; empty where there is no such group."""
+    if name not in tree.children:
+        return {}
+    return {str(key): value.values for key, value in tree[name].data_vars.items()}
 
 
 def columns(source: Mapping[str, Any], parameters: list[Scalar]) -> dict[str, np.ndarray]:
@@ -178,8 +201,8 @@ def published_means(result: Result) -> dict[str, float]:
 
 def _table(result: Result) -> dict[str, dict[str, Any]]:
     parameters = scalars(result.task.animal, result.task.shapes)
-    drawn = columns(result.posterior["posterior"], parameters)
-    prior = columns(result.posterior["prior"], parameters) if "prior" in result.posterior.children else {}
+    drawn = columns(group(result.posterior, "posterior"), parameters)
+    prior = columns(group(result.posterior, "prior"), parameters)
     reference = {} if result.reference is None else columns(result.reference.draws, parameters)
     published = published_means(result)
     rows = {}
@@ -210,7 +233,10 @@ def _table(result: Result) -> dict[str, dict[str, Any]]:
             }
         if key in published:
             spread = row.get("reference_sd", row["sd"])
-            row |= {"published_mean": published[key], "published_error_sd": (row["mean"] - published[key]) / spread}
+            row |= {
+                "published_mean": published[key],
+                "published_error_sd": (row["mean"] - published[key]) / spread,
+            }
         rows[key] = row
     return rows
 
@@ -219,17 +245,17 @@ def draw_figures(result: Result, folder: Folder, record: Mapping[str, Any]) -> l
     """Draw every figure into the folder and return their names."""
     task, tree = result.task, result.posterior
     parameters = scalars(task.animal, task.shapes)
-    drawn = columns(tree["posterior"], parameters)
-    prior = columns(tree["prior"], parameters) if "prior" in tree.children else None
+    drawn, prior = columns(group(tree, "posterior"), parameters), columns(group(tree, "prior"), parameters)
     reference = None if result.reference is None else columns(result.reference.draws, parameters)
     names = []
-    for site in tree["observed_data"].data_vars:
-        replicated = tree["posterior_predictive"][site].values
+    predictive = group(tree, "posterior_predictive")
+    for site, observed in group(tree, "observed_data").items():
+        replicated = predictive[site]
         mask = task.data.get("mask")
         draw_predictive(
             folder.file(f"predictive_{site}.png"),
-            quantity(task.animal, str(site)),
-            tree["observed_data"][site].values,
+            quantity(task.animal, site),
+            observed,
             replicated.reshape(-1, *replicated.shape[2:]),
             None if mask is None else mask.numpy(),
         )
@@ -239,8 +265,8 @@ def draw_figures(result: Result, folder: Folder, record: Mapping[str, Any]) -> l
     if len(parameters) > 1:
         draw_pairs(folder.file("pairs.png"), parameters, drawn, reference)
         names.append("pairs.png")
-    stats = tree["sample_stats"]
-    weights = stats["log_p"].values[0] - stats["log_q"].values[0]
+    stats = group(tree, "sample_stats")
+    weights = stats["log_p"][0] - stats["log_q"][0]
     words = {"elbo": "negative ELBO", "forward_kl": "-log q(z | y)", "mixture": "mixed objective"}
     draw_fit(folder.file("fit.png"), result.fit.losses, weights, record["k_hat"], words[record["objective"]])
     names.append("fit.png")

@@ -12,19 +12,17 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .folder import CHECKPOINT, POSTERIOR, REFERENCE, BadInput, Folder
-from .guides.amortize import AmortizedGuide, Whitening, amortize
-from .guides.families import FAMILIES
-from .guides.sites import observed_sites, prototype, seeded
+from .folder import CHECKPOINT, POSTERIOR, REFERENCE, Folder
+from .guides.amortize import Whitening
 from .inference.calibrate import calibrate
 from .inference.calibration import Calibration
-from .inference.checkpoint import CheckpointError, load
+from .inference.checkpoint import load
 from .inference.compare import Comparison, compare
 from .inference.data import Simulator, Source
 from .inference.fit import Fit, fit
@@ -35,117 +33,13 @@ from .inference.options import FitOptions
 from .inference.posterior import posterior
 from .inference.reference import Reference, summarise
 from .inference.reference_nuts import nuts
-from .labels import layout
-from .models.registry import Animal, Recipe, get
+from .models.registry import Recipe
+from .task import Budget, RunOptions, Task, animal_named, build_task, settings_of
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What a user may change about a run.
-
-    Attributes:
-        guide: guide family; ``None`` for the recipe's.
-        steps: optimiser steps; ``None`` for the recipe's.
-        seed: seed of everything.
-        device: where the fit runs, "cpu", "cuda", ...
-        quick: a tenth of the steps and few draws, to see whether everything works; not to be judged by.
-        resume: go on with what an interrupted run left in the folder.
-        progress: show bars.
-    """
-
-    guide: str | None = None
-    steps: int | None = None
-    seed: int = 0
-    device: str | None = None
-    quick: bool = False
-    resume: bool = False
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.guide is not None and self.guide not in FAMILIES:
-            raise BadInput(f"--guide: got '{self.guide}', expected one of {', '.join(FAMILIES)}")
-        if self.steps is not None and self.steps < 1:
-            raise BadInput(f"--steps: got {self.steps}, expected at least 1")
-        if not 0 <= self.seed < 2**31:
-            raise BadInput(f"--seed: got {self.seed}, expected a number from 0 to {2**31 - 1}")
-        if self.device is not None:
-            check_device(self.device)
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not know or that this machine does not have.
-
-    Raises:
-        BadInput: the device cannot be used.
-    """
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
-        raise BadInput(
-            f"--device: got '{device}', expected 'cpu' or a device of this machine ({reason})"
-        ) from None
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much work the checks do."""
-
-    draws: int = 4000
-    chains: int = 4
-    reference_draws: int = 1000
-    warmup: int = 300
-    datasets: int = 512
-    datasets_refitted: int = 256
-
-    @classmethod
-    def of(cls, quick: bool) -> Budget:
-        """Return the usual budget, or a small one."""
-        return cls(500, 2, 200, 100, 64, 64) if quick else cls()
-
-
-@dataclass(frozen=True)
-class Task:
-    """An animal made ready to be fitted.
-
-    Attributes:
-        animal: what is fitted.
-        recipe: the recipe with the user's changes.
-        options: the user's options.
-        model: the Pyro model.
-        data: the observed data set.
-        guide: the guide, changed in place by the fit.
-    """
-
-    animal: Animal
-    recipe: Recipe
-    options: RunOptions
-    model: torch.nn.Module
-    data: dict[str, Any]
-    guide: AmortizedGuide
-
-    @property
-    def amortised(self) -> bool:
-        """Whether the guide takes any data set, or holds for one."""
-        return self.recipe.encoder is not None
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Latent site -> shape, in the model's order."""
-        return {name: tuple(shape) for name, shape in Latents.of(self.model, self.data).shapes.items()}
-
-    @property
-    def layout(self) -> dict[str, Any]:
-        """Dims, coordinates and units of every site, as they reach ArviZ."""
-        observed = observed_sites(prototype(self.model, self.data))
-        return layout(
-            self.animal, {**self.shapes, **{n: tuple(s["value"].shape) for n, s in observed.items()}}
-        )
 
 
 @dataclass(frozen=True)
@@ -159,45 +53,6 @@ class Result:
     comparison: Comparison | None
     calibration: Calibration | None
     seconds: dict[str, float]
-
-
-def recipe_of(animal: Animal, options: RunOptions) -> Recipe:
-    """Return the animal's recipe with the user's changes."""
-    changed = replace(animal.recipe, family=options.guide or animal.recipe.family)
-    steps = options.steps or changed.steps
-    return replace(changed, steps=max(1, math.ceil(steps / 10)) if options.quick else steps)
-
-
-def settings_of(animal: Animal, options: RunOptions) -> dict[str, Any]:
-    """Return what identifies a run: two runs with equal settings find the same."""
-    recipe = recipe_of(animal, options)
-    return {
-        "name": animal.name,
-        "guide": recipe.family,
-        "steps": recipe.steps,
-        "seed": options.seed,
-        "quick": options.quick,
-    }
-
-
-def animal_named(name: str) -> Animal:
-    """Return the animal, its optional packages being installed.
-
-    Raises:
-        BadInput: there is no such animal, or the extra that it needs is missing.
-    """
-    try:
-        animal = get(name)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    if animal.requires == "fem":
-        from importlib.util import find_spec
-
-        if find_spec("dolfinx") is None:
-            raise BadInput(
-                f"name: got '{name}', which needs dolfinx, expected it installed: pip install 'physzoo[fem]'"
-            )
-    return animal
 
 
 def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say = print) -> Result:
@@ -244,33 +99,6 @@ def fit_only(name: str, out: str | Path, options: RunOptions | None = None, say:
     return Result(task, fitted, tree, None, None, None, clock.seconds)
 
 
-def restore(path: str | Path) -> tuple[Folder, Task]:
-    """Return the folder of a run and its fitted model and guide.
-
-    Raises:
-        BadInput: the folder is none, or holds no checkpoint.
-        CheckpointError: the checkpoint is damaged.
-    """
-    folder = Folder.open(path, "DIR")
-    found = folder.settings()
-    if not folder.file(CHECKPOINT).is_file():
-        raise BadInput(f"DIR: got '{path}', a run without checkpoint, expected one whose fit is done")
-    state = load(folder.file(CHECKPOINT))
-    options = RunOptions(guide=found["guide"], steps=found["steps"], seed=found["seed"])
-    animal = animal_named(found["name"])
-    # the steps in the settings are those of the run, quick or not
-    task = replace(_task(animal, options, None, 0), options=replace(options, quick=bool(found["quick"])))
-    try:
-        task.model.load_state_dict(state["modules"]["model"])
-        task.guide.load_state_dict(state["modules"]["guide"])
-    except (KeyError, RuntimeError):
-        raise CheckpointError(
-            f"checkpoint: '{folder.file(CHECKPOINT)}' is not of {animal.name} with guide {found['guide']}"
-        ) from None
-    task.guide.whiten(Whitening(task.guide.loc.clone(), task.guide.tril.clone()))
-    return folder, task
-
-
 def _start(
     name: str, out: str | Path, options: RunOptions, clock: Clock
 ) -> tuple[Folder, Task, Whitening | None]:
@@ -287,27 +115,10 @@ def _start(
             whitening = laplace(animal.model(), animal.data(), seed=options.seed)
             note("mode and curvature in unconstrained space")
     with clock("guide") as note:
-        task = _task(animal, options, whitening, 2048)
+        task = build_task(animal, options, whitening, 2048)
         count = sum(p.numel() for p in task.guide.parameters())
         note(f"{task.recipe.family}, {count} parameters for {task.guide.sites.size} unknowns")
     return folder, task, whitening
-
-
-def _task(animal: Animal, options: RunOptions, whitening: Whitening | None, simulations: int) -> Task:
-    recipe = recipe_of(animal, options)
-    with seeded(options.seed):
-        model = animal.model()
-    data = animal.data()
-    guide = amortize(
-        model,
-        recipe.encoder,
-        recipe.family,
-        example=data,
-        whitening=whitening,
-        simulations=simulations,
-        seed=options.seed,
-    )
-    return Task(animal, recipe, options, model, data, guide)
 
 
 def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTree]:
@@ -336,7 +147,10 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         tree = posterior(
             task.model, task.guide, task.data, draws=budget.draws, seed=options.seed, **task.layout
         )
-        tree.attrs |= settings_of(task.animal, options)
+        # netCDF has no booleans
+        tree.attrs |= {
+            key: int(v) if isinstance(v, bool) else v for key, v in settings_of(task.animal, options).items()
+        }
         folder.write_tree(POSTERIOR, tree)
         note(f"{budget.draws} draws")
     return fitted, tree
@@ -450,8 +264,3 @@ class Clock:
         yield words.append
         self.seconds[step] = time.perf_counter() - started
         self.say(f"{step:<10} {self.seconds[step]:6.1f} s   {' '.join(words)}")
-
-
-def options_dict(options: RunOptions) -> dict[str, Any]:
-    """Return the options as a mapping, for the report."""
-    return asdict(options)

@@ -72,7 +72,8 @@ class Exact:
 
 
 class Plated(PyroModule):
-    """Unknowns inside and outside a plate: mu ~ N(0, 1), a_g ~ N(mu, 1) for three groups, y_g = a_g + noise."""
+    """Unknowns inside and outside a plate: mu ~ N(0, 1), a_g ~ N(mu, 1) for three groups, y_g = a_g +
+    noise."""
 
     def forward(self, y: Tensor | None = None) -> None:
         zero = torch.zeros((), dtype=torch.float64)

@@ -15,7 +15,10 @@ from physzoo.inference.posterior import posterior
 
 def normal(seed, count=4000, width=1.0, shift=0.0, size=8):
     rng = np.random.default_rng(seed)
-    return {"z": shift + width * rng.normal(size=(count, size)), "rate": np.exp(width * rng.normal(size=count))}
+    return {
+        "z": shift + width * rng.normal(size=(count, size)),
+        "rate": np.exp(width * rng.normal(size=count)),
+    }
 
 
 REFERENCE = normal(0)

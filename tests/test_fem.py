@@ -152,6 +152,15 @@ def test_one_factorisation_serves_solve_adjoint_and_gradient(linear, monkeypatch
     assert len(set(map(id, counted))) == 4
 
 
+def test_samples_beyond_the_capacity_are_factorised_again_with_the_same_gradient(nonlinear, monkeypatch):
+    z = random_unknowns(nonlinear, batch=(3,))
+    kept = torch.autograd.grad(nonlinear.solve(z).square().sum(), list(z.values()))
+    monkeypatch.setattr(nonlinear._system, "capacity", 1)
+    again = torch.autograd.grad(nonlinear.solve(z).square().sum(), list(z.values()))
+    for first, second in zip(kept, again, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-12, atol=1e-14)
+
+
 def test_single_precision_comes_back_as_single_precision(linear):
     z = random_unknowns(linear)
     single = {name: value.detach().float().requires_grad_() for name, value in z.items()}
@@ -200,8 +209,12 @@ def test_a_failed_sample_is_named(nonlinear):
 
 def test_a_singular_problem_is_an_error(linear):
     z = random_unknowns(linear)
-    with pytest.raises(SolveError):
-        linear.solve({**z, "k": torch.full_like(z["k"], -800.0), "reaction": torch.zeros_like(z["reaction"])})
+    nothing = {"k": torch.full_like(z["k"], -800.0), "reaction": torch.zeros_like(z["reaction"])}
+    with pytest.raises(SolveError, match="singular"):
+        linear.solve({**z, **nothing})
+    with pytest.raises(SolveError, match="not finite"):
+        linear.solve({**z, "k": torch.full_like(z["k"], 800.0)})
+    assert torch.isfinite(linear.solve(z)).all()
 
 
 def test_a_rejected_sample_leaves_its_neighbours_alone():

@@ -1,0 +1,214 @@
+"""The page of a report: one self-contained HTML file, verdict first."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .models.registry import Animal
+
+MOST_ROWS = 40
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 64rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.subtitle { color: #555; margin-top: 0.2rem; }
+.verdict { padding: 0.8rem 1rem; border-left: 6px solid; margin: 1.2rem 0; font-weight: 600; }
+.good { border-color: #2b8a3e; background: #ebfbee; } .bad { border-color: #c92a2a; background: #fff5f5; }
+table { border-collapse: collapse; font-size: 0.9rem; } .wide { overflow-x: auto; }
+th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+pre { background: #f6f6f6; padding: 0.8rem 1rem; overflow-x: auto; font-size: 0.85rem; line-height: 1.4; }
+figure { margin: 1rem 0 1.6rem; } figure img { max-width: 100%; height: auto; }
+figcaption { color: #444; font-size: 0.9rem; }
+.yes { color: #2b8a3e; font-weight: 600; } .no { color: #c92a2a; font-weight: 600; }
+"""
+
+CAPTIONS = {
+    "marginals": "Marginal posterior of each unknown: guide (filled), reference (line) and prior (dashed).",
+    "pairs": "The most correlated pairs of unknowns, draws of the guide over draws of the reference.",
+    "fit": "Left: the loss over the steps. Right: log importance weights of the guide's draws; the narrower, "
+    "the closer the guide is to the posterior, and k-hat below 0.7 means that the weights could correct it.",
+    "calibration": "Calibration on simulated data: ranks of the truth among posterior draws (inside the grey "
+    "band if uniform), expected coverage (on the diagonal if right), importance weights, contraction.",
+}
+
+
+def page(record: Mapping[str, Any], animal: Animal, figures: Mapping[str, Path]) -> str:
+    """Return the page.
+
+    Args:
+        record: what report.json holds.
+        animal: the animal, for its story.
+        figures: file name -> path of each PNG; they are embedded.
+    """
+    first = [name for name in figures if name.startswith("predictive_")]
+    rest = [name for name in figures if name not in first and name != "calibration.png"]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            f"<title>{escape(record['name'])}: report</title><style>{STYLE}</style></head><body>",
+            f"<h1>{escape(record['title'])}</h1>",
+            f'<p class="subtitle">{escape(_settings(record))}</p>',
+            f'<p class="verdict {"good" if record["passed"] else "bad"}">{escape(record["verdict"])}</p>',
+            _checks(record["checks"]),
+            "<h2>Data and replicated data</h2>",
+            *(_figure(name, figures[name], _predictive(name, animal)) for name in first),
+            "<h2>Unknowns</h2>",
+            _parameters(record["parameters"]),
+            *(_figure(name, figures[name], CAPTIONS[Path(name).stem]) for name in rest),
+            *(_calibration(record, figures) if "calibration.png" in figures else []),
+            "<h2>Story</h2>",
+            f"<pre>{escape(animal.story)}</pre>",
+            _table(("site", "prior"), [(site, text) for site, text in animal.priors.items()], 2),
+            f"<p>Source: {escape(animal.source)}</p>",
+            "<h2>How it was made</h2>",
+            _made(record),
+            "</body></html>",
+        ]
+    )
+
+
+def _settings(record: Mapping[str, Any]) -> str:
+    encoder = f", encoder {record['encoder']}" if record["encoder"] else ", one data set"
+    return (
+        f"{record['name']}: guide {record['guide']}{encoder}, objective {record['objective']}, "
+        f"{record['fit']['steps']} steps, seed {record['seed']}, {record['date']}"
+    )
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for check in checks:
+        mark = '<span class="yes">yes</span>' if check["passed"] else '<span class="no">no</span>'
+        rows.append((escape(check["name"]), mark, escape(check["found"]), escape(check["expected"])))
+    return _table(("check", "passed", "found", "expected"), rows, 4, raw=True)
+
+
+def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
+    rows: list[tuple[str, ...]] = []
+    any_row = next(iter(parameters.values()))
+    against, published = (
+        "reference_mean" in any_row,
+        any("published_mean" in row for row in parameters.values()),
+    )
+    head = ["unknown", "meaning", "unit", "mean ± sd", "90 % interval"]
+    head += ["reference mean ± sd", "error of the mean [sd]", "sd ratio"] if against else []
+    head += ["published mean", "distance to it [sd]"] if published else []
+    for key, row in list(parameters.items())[:MOST_ROWS]:
+        cells = [key, row["label"], row["unit"], _plus_minus(row["mean"], row["sd"])]
+        cells.append(f"{_number(row['q05'], row['sd'])} to {_number(row['q95'], row['sd'])}")
+        if against:
+            cells.append(_plus_minus(row["reference_mean"], row["reference_sd"]))
+            cells += [
+                _signed(row.get("mean_error_sd")),
+                f"{row['sd_ratio']:.2f}" if "sd_ratio" in row else "",
+            ]
+        if published:
+            known = "published_mean" in row
+            cells += (
+                [_number(row["published_mean"], row["sd"]), _signed(row["published_error_sd"])]
+                if known
+                else ["", ""]
+            )
+        rows.append(tuple(cells))
+    more = len(parameters) - len(rows)
+    note = f"<p>{more} more unknowns stand in report.json.</p>" if more > 0 else ""
+    return f'<div class="wide">{_table(head, rows, 3)}</div>{note}'
+
+
+def _calibration(record: Mapping[str, Any], figures: Mapping[str, Path]) -> list[str]:
+    found = record["calibration"]
+    around = (
+        "data sets simulated from the prior"
+        if record["encoder"]
+        else "data sets simulated around the posterior"
+    )
+    rows = [
+        (level, f"{float(share):.3f}", f"{_error(level, found['datasets']):.3f}")
+        for level, share in found["coverage"].items()
+    ]
+    parts = [
+        "<h2>Calibration</h2>",
+        f"<p>{found['datasets']} {around}, {found['draws']} draws each. {escape(found['verdict'])}.</p>",
+        _figure("calibration.png", figures["calibration.png"], CAPTIONS["calibration"]),
+    ]
+    if rows:
+        parts.append(_table(("nominal coverage", "found", "standard error"), rows, 0))
+    return parts
+
+
+def _error(level: str, count: int) -> float:
+    share = float(level)
+    return math.sqrt(share * (1 - share) / count)
+
+
+def _made(record: Mapping[str, Any]) -> str:
+    seconds = [(step, f"{value:.1f}") for step, value in record["seconds"].items()]
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    quick = " --quick" if record["quick"] else ""
+    fit = record["fit"]
+    command = (
+        f"physzoo run {record['name']} --guide {record['guide']} --seed {record['seed']}{quick} --out DIR"
+    )
+    return "\n".join(
+        [
+            f"<pre>{escape(command)}</pre>",
+            _table(("step", "seconds"), seconds, 1),
+            f"<p>{fit['parameters']} parameters, final loss {fit['final_loss']:.4g} nat.</p>",
+            f"<p>Versions: {escape(versions)}.</p>",
+            "<p>posterior.nc is an ArviZ DataTree; checkpoint, reference and report.json are beside it.</p>",
+        ]
+    )
+
+
+def _predictive(name: str, animal: Animal) -> str:
+    site = Path(name).stem.removeprefix("predictive_")
+    label = animal.quantities[site].label if site in animal.quantities else site
+    return (
+        f"Observed {label} (points) and data replicated from the posterior: median, 50 % and 90 % intervals."
+    )
+
+
+def _figure(name: str, path: Path, caption: str) -> str:
+    image = base64.b64encode(path.read_bytes()).decode("ascii")
+    alt = escape(Path(name).stem.replace("_", " "))
+    picture = f'<img alt="{alt}" src="data:image/png;base64,{image}">'
+    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int, raw: bool = False) -> str:
+    """Return a table whose first ``words`` columns are text and the others numbers, to the right."""
+
+    def kind(column: int) -> str:
+        return "" if column < words else ' class="number"'
+
+    top = "".join(f"<th{kind(i)}>{escape(name)}</th>" for i, name in enumerate(head))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{kind(i)}>{cell if raw else escape(cell)}</td>" for i, cell in enumerate(row))
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _number(value: float, sd: float) -> str:
+    """Return ``value`` to the second digit of its sd."""
+    if not (math.isfinite(value) and math.isfinite(sd) and sd > 0):
+        return f"{value:.4g}"
+    digits = 1 - math.floor(math.log10(sd))
+    return f"{value:.{digits}f}" if 0 <= digits <= 8 else f"{value:.4g}"
+
+
+def _plus_minus(mean: float, sd: float) -> str:
+    return f"{_number(mean, sd)} ± {_number(sd, sd)}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"

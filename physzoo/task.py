@@ -1,0 +1,207 @@
+"""An animal made ready to be fitted: recipe with the user's changes, model, data and guide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .folder import CHECKPOINT, BadInput, Folder
+from .guides.amortize import AmortizedGuide, Whitening, amortize
+from .guides.families import FAMILIES
+from .guides.sites import observed_sites, prototype, seeded
+from .inference.checkpoint import CheckpointError, load
+from .inference.latents import Latents
+from .labels import layout
+from .models.registry import Animal, Recipe, get
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user may change about a run.
+
+    Attributes:
+        guide: guide family; ``None`` for the recipe's.
+        steps: optimiser steps; ``None`` for the recipe's.
+        seed: seed of everything.
+        device: where the fit runs, "cpu", "cuda", ...
+        quick: a tenth of the steps and few draws, to see whether everything works; not to be judged by.
+        resume: go on with what an interrupted run left in the folder.
+        progress: show bars.
+    """
+
+    guide: str | None = None
+    steps: int | None = None
+    seed: int = 0
+    device: str | None = None
+    quick: bool = False
+    resume: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.guide is not None and self.guide not in FAMILIES:
+            raise BadInput(f"--guide: got '{self.guide}', expected one of {', '.join(FAMILIES)}")
+        if self.steps is not None and self.steps < 1:
+            raise BadInput(f"--steps: got {self.steps}, expected at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise BadInput(f"--seed: got {self.seed}, expected a number from 0 to {2**31 - 1}")
+        if self.device is not None:
+            check_device(self.device)
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know or that this machine does not have.
+
+    Raises:
+        BadInput: the device cannot be used.
+    """
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
+        raise BadInput(
+            f"--device: got '{device}', expected 'cpu' or a device of this machine ({reason})"
+        ) from None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much work the checks do."""
+
+    draws: int = 4000
+    chains: int = 4
+    reference_draws: int = 1000
+    warmup: int = 300
+    datasets: int = 512
+    datasets_refitted: int = 256
+
+    @classmethod
+    def of(cls, quick: bool) -> Budget:
+        """Return the usual budget, or a small one."""
+        return cls(500, 2, 200, 100, 64, 64) if quick else cls()
+
+
+@dataclass(frozen=True)
+class Task:
+    """An animal made ready to be fitted.
+
+    Attributes:
+        animal: what is fitted.
+        recipe: the recipe with the user's changes.
+        options: the user's options.
+        model: the Pyro model.
+        data: the observed data set.
+        guide: the guide, changed in place by the fit.
+    """
+
+    animal: Animal
+    recipe: Recipe
+    options: RunOptions
+    model: torch.nn.Module
+    data: dict[str, Any]
+    guide: AmortizedGuide
+
+    @property
+    def amortised(self) -> bool:
+        """Whether the guide takes any data set, or holds for one."""
+        return self.recipe.encoder is not None
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Latent site -> shape, in the model's order."""
+        return {name: tuple(shape) for name, shape in Latents.of(self.model, self.data).shapes.items()}
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """Dims, coordinates and units of every site, as they reach ArviZ."""
+        observed = observed_sites(prototype(self.model, self.data))
+        return layout(
+            self.animal, {**self.shapes, **{n: tuple(s["value"].shape) for n, s in observed.items()}}
+        )
+
+
+def recipe_of(animal: Animal, options: RunOptions) -> Recipe:
+    """Return the animal's recipe with the user's changes."""
+    changed = replace(animal.recipe, family=options.guide or animal.recipe.family)
+    steps = options.steps or changed.steps
+    return replace(changed, steps=max(1, math.ceil(steps / 10)) if options.quick else steps)
+
+
+def settings_of(animal: Animal, options: RunOptions) -> dict[str, Any]:
+    """Return what identifies a run: two runs with equal settings find the same."""
+    recipe = recipe_of(animal, options)
+    return {
+        "name": animal.name,
+        "guide": recipe.family,
+        "steps": recipe.steps,
+        "seed": options.seed,
+        "quick": options.quick,
+    }
+
+
+def animal_named(name: str) -> Animal:
+    """Return the animal, its optional packages being installed.
+
+    Raises:
+        BadInput: there is no such animal, or the extra that it needs is missing.
+    """
+    try:
+        animal = get(name)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    if animal.requires == "fem":
+        from importlib.util import find_spec
+
+        if find_spec("dolfinx") is None:
+            raise BadInput(
+                f"name: got '{name}', which needs dolfinx, expected it installed: pip install 'physzoo[fem]'"
+            )
+    return animal
+
+
+def build_task(animal: Animal, options: RunOptions, whitening: Whitening | None, simulations: int) -> Task:
+    """Build model and guide; ``simulations`` 0 leaves the guide's standardisation to a checkpoint."""
+    recipe = recipe_of(animal, options)
+    with seeded(options.seed):
+        model = animal.model()
+    data = animal.data()
+    guide = amortize(
+        model,
+        recipe.encoder,
+        recipe.family,
+        example=data,
+        whitening=whitening,
+        simulations=simulations,
+        seed=options.seed,
+    )
+    return Task(animal, recipe, options, model, data, guide)
+
+
+def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
+    """Return the folder of a run and its fitted model and guide.
+
+    Raises:
+        BadInput: the folder is none, or holds no checkpoint.
+        CheckpointError: the checkpoint is damaged.
+    """
+    folder = Folder.open(path, "DIR")
+    found = folder.settings()
+    if not folder.file(CHECKPOINT).is_file():
+        raise BadInput(f"DIR: got '{path}', a run without checkpoint, expected one whose fit is done")
+    state = load(folder.file(CHECKPOINT))
+    options = RunOptions(guide=found["guide"], steps=found["steps"], seed=found["seed"], progress=progress)
+    animal = animal_named(found["name"])
+    # the steps in the settings are those of the run, quick or not
+    task = replace(build_task(animal, options, None, 0), options=replace(options, quick=bool(found["quick"])))
+    try:
+        task.model.load_state_dict(state["modules"]["model"])
+        task.guide.load_state_dict(state["modules"]["guide"])
+    except (KeyError, RuntimeError):
+        raise CheckpointError(
+            f"checkpoint: '{folder.file(CHECKPOINT)}' is not of {animal.name} with guide {found['guide']}"
+        ) from None
+    task.guide.whiten(Whitening(task.guide.loc.clone(), task.guide.tril.clone()))
+    return folder, task
