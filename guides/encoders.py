@@ -285,6 +285,8 @@ class Table(Encoder):
         """
         first = self.names[0]
         outer = tuple(data[first].shape[: data[first].ndim - len(self.shapes[first])])
+        if outer == ():
+            return self.vectors[0]  # one data set without a plate: the trial run that a driver makes
         if outer != (len(self.vectors),):
             raise ValueError(f"{first}: got leading shape {outer}, expected ({len(self.vectors)},), the data sets of the table")
         return self.vectors

@@ -53,9 +53,9 @@ def calibrate(
         datasets: N.
         draws: L per data set.
         given: arguments that are not drawn (masks, covariates), the same for all data sets.
-        simulator: another model that simulates and scores in place of ``model``: the forward model of a residual
-            one, which does not simulate its own joint density. Its latents are checked; those that only the
-            guide has (the state) are integrated out, so that log q and k-hat are not known.
+        simulator: another model that simulates and scores in place of ``model``: the forward model of a
+            residual one, which does not simulate its own joint density. Its latents are checked; those that
+            only the guide has (the state) are integrated out, so that log q and k-hat are not known.
         pairs: simulations to use instead of the model's own: latent sites and data arguments, (N, ...) each.
             Where latents are missing, the others are checked, without the log-likelihood.
         widen: negative control: draws are stretched about their mean by this factor in unconstrained space.

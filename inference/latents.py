@@ -122,7 +122,12 @@ class Latents:
         with torch.no_grad(), outer_plates(self.nesting, shape[0], shape[1] if datasets else None):
             trace = poutine.trace(conditioned).get_trace(**data)
         log_probs = site_log_probs(trace, self.nesting)
-        seen = {name: term for name, term in log_probs.items() if name not in self.shapes}
+        # factors weigh the unknowns, they are no data: ``draw`` leaves them out of the likelihood as well
+        seen = {
+            name: term
+            for name, term in log_probs.items()
+            if name not in self.shapes and type(trace.nodes[name]["fn"]).__name__ != "Unit"
+        }
         return total(log_probs).expand(shape), (total(seen) if seen else torch.zeros(())).expand(shape)
 
     def prior(self, model: Callable[..., Any], data: Data, count: int, seed: int | None) -> Tensor:

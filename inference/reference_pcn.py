@@ -45,10 +45,10 @@ def pcn(
 
     in unconstrained space. With N(m, L L') the prior this is plain pCN, whose acceptance does not fall with
     the dimension; any other normal is as exact, and a better one moves further. So the warm-up starts from
-    the prior's moments (or from ``loc``, ``tril``), replaces them three times by the pooled moments of the chains
-    of each data set, inflated, and adapts the step sizes to the wanted acceptance; then everything is frozen
-    and the kept draws begin. Every other step is a random walk x' = x + s L e: in a tail that the normal does
-    not cover, pCN alone stays for thousands of steps.
+    the prior's moments (or from ``loc``, ``tril``), replaces them three times by the pooled moments of the
+    chains of each data set, inflated, and adapts the step sizes to the wanted acceptance; then everything is
+    frozen and the kept draws begin. Every other step is a random walk x' = x + s L e: in a tail that the
+    normal does not cover, pCN alone stays for thousands of steps.
 
     Args:
         model: a Pyro model of one data set; no gradient is needed.

@@ -60,7 +60,7 @@ def draw_predictive(
         axis.set(ylabel=with_unit(quantity, meaning.unit))
         if not numeric:
             axis.set_xticks(places)
-        if np.issubdtype(places.dtype, np.integer):
+        elif np.issubdtype(places.dtype, np.integer):
             axis.xaxis.get_major_locator().set_params(integer=True)
     axes[-1, 0].set_xlabel(label)
     _legend_above(figure, axes[0, 0])
@@ -112,7 +112,7 @@ def draw_marginals(
     """
     shown = list(parameters[:MOST])
     columns = min(4, len(shown))
-    figure, axes = _figure(-(-len(shown) // columns), columns, 2.6, 2.2)
+    figure, axes = _figure(-(-len(shown) // columns), columns, 2.05, 1.9)
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     for axis, scalar in zip(axes.flat, shown, strict=False):
@@ -145,9 +145,8 @@ def _marginal(
     if key in published:
         axis.axvline(published[key], color=DATA, lw=0.9, ls=":", label="published mean")
     axis.set(yticks=[], ylim=(0, None), xlim=(grid[0], grid[-1]))
-    axis.set_xlabel(_broken(scalar.axis, 30), fontsize=8)
+    axis.set_xlabel(_broken(scalar.axis, 26))
     axis.locator_params(axis="x", nbins=4)
-    axis.tick_params(labelsize=8)
 
 
 def draw_pairs(
@@ -157,24 +156,22 @@ def draw_pairs(
     reference: Mapping[str, Array] | None,
     count: int = 4,
 ) -> None:
-    """Draw the most correlated pairs of parameters: what independent marginals cannot show."""
+    """Draw the most correlated pairs: draws of the guide over 50 % and 90 % regions of the reference."""
     shown = list(parameters[:MOST])
     judged = reference or posterior
     matrix = np.atleast_2d(np.corrcoef([judged[scalar.key] for scalar in shown]))
     pairs = [(i, j) for i in range(len(shown)) for j in range(i)]
     pairs.sort(key=lambda pair: -abs(matrix[pair]))
-    figure, axes = _figure(1, min(count, len(pairs)), 2.6, 2.5)
+    figure, axes = _figure(1, min(count, len(pairs)), 2.05, 2.3)
     for axis, (i, j) in zip(axes.flat, pairs, strict=False):
-        for draws, colour, name in ((reference, REFERENCE, "reference"), (posterior, POSTERIOR, "guide")):
-            if draws is not None:
-                part = slice(None, 1000)
-                x, y = _thinned(draws[shown[j].key]), _thinned(draws[shown[i].key])
-                axis.plot(x[part], y[part], ".", ms=2.5, alpha=0.35, mew=0, color=colour, label=name)
-        axis.set_xlabel(_broken(shown[j].axis, 30), fontsize=8)
-        axis.set_ylabel(_broken(shown[i].axis, 30), fontsize=8)
-        axis.set_title(f"correlation {matrix[i, j]:+.2f}", fontsize=8)
+        x, y = _thinned(posterior[shown[j].key]), _thinned(posterior[shown[i].key])
+        axis.plot(x, y, ".", ms=2.5, alpha=0.4, mew=0, color=POSTERIOR, label="guide")
+        if reference is not None:
+            _regions(axis, reference[shown[j].key], reference[shown[i].key])
+        axis.set_xlabel(_broken(shown[j].axis, 26))
+        axis.set_ylabel(_broken(shown[i].axis, 26))
+        axis.set_title(f"correlation {matrix[i, j]:+.2f}", fontsize=9)
         axis.locator_params(nbins=4)
-        axis.tick_params(labelsize=8)
     _legend_above(figure, axes[0, 0], markerscale=4)
     _save(figure, path)
 
@@ -201,7 +198,8 @@ def draw_fit(path: Path, losses: Sequence[float], log_weights: Array, k_hat: flo
     if len(tail) > 20:
         low, high = np.quantile(tail[len(tail) // 20 :], [0.001, 0.999])
         left.set_ylim(low - 0.1 * (high - low + 1e-9), high + 0.25 * (high - low + 1e-9))
-    left.set(xlabel="step", ylabel=f"{objective} [nat]", title="Training loss")
+    left.set(xlabel="step", ylabel=f"{objective} [nat]")
+    left.set_title("Training loss", fontsize=9)
     left.legend(fontsize=8, frameon=False)
     centred = log_weights[np.isfinite(log_weights)]
     centred = centred - np.median(centred)
@@ -213,6 +211,21 @@ def draw_fit(path: Path, losses: Sequence[float], log_weights: Array, k_hat: flo
         title=f"Importance weights, k-hat {k_hat:.2f}",
     )
     _save(figure, path)
+
+
+def _regions(axis: Any, x: Array, y: Array) -> None:
+    """Draw the highest-density regions that hold 50 % and 90 % of the draws."""
+    from scipy.stats import gaussian_kde
+
+    points = np.stack([_thinned(x, 2000), _thinned(y, 2000)])
+    kernel = gaussian_kde(points)
+    levels = np.quantile(kernel(points), [0.1, 0.5])
+    spread = 0.15 * np.ptp(points, axis=1)
+    low, high = points.min(1) - spread, points.max(1) + spread
+    across, along = (np.linspace(low[k], high[k], 60) for k in (0, 1))
+    mesh = np.stack([part.ravel() for part in np.meshgrid(across, along)])
+    axis.contour(across, along, kernel(mesh).reshape(60, 60), levels=levels, colors=REFERENCE, linewidths=1.1)
+    axis.plot([], [], color=REFERENCE, label="reference, 50 % and 90 %")
 
 
 def _density(draws: Array, grid: Array) -> Array:
@@ -241,6 +254,9 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.xaxis.label.set_size(9)
+        axis.yaxis.label.set_size(9)
     return figure, axes
 
 

@@ -20,17 +20,20 @@ h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top:
 .verdict { padding: 0.8rem 1rem; border-left: 6px solid; margin: 1.2rem 0; font-weight: 600; }
 .good { border-color: #2b8a3e; background: #ebfbee; } .bad { border-color: #c92a2a; background: #fff5f5; }
 table { border-collapse: collapse; font-size: 0.9rem; } .wide { overflow-x: auto; }
+.wide td { white-space: nowrap; }
+.wide table { font-size: 0.82rem; } .wide td, .wide th { padding: 0.25rem 0.5rem; }
 th, td { padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre { background: #f6f6f6; padding: 0.8rem 1rem; overflow-x: auto; font-size: 0.85rem; line-height: 1.4; }
 figure { margin: 1rem 0 1.6rem; } figure img { max-width: 100%; height: auto; }
-figcaption { color: #444; font-size: 0.9rem; }
+figcaption, .note { color: #444; font-size: 0.9rem; }
 .yes { color: #2b8a3e; font-weight: 600; } .no { color: #c92a2a; font-weight: 600; }
 """
 
 CAPTIONS = {
     "marginals": "Marginal posterior of each unknown: guide (filled), reference (line) and prior (dashed).",
-    "pairs": "The most correlated pairs of unknowns, draws of the guide over draws of the reference.",
+    "pairs": "The most correlated pairs of unknowns: draws of the guide, and the regions that hold 50 % and "
+    "90 % of the reference's draws.",
     "fit": "Left: the loss over the steps. Right: log importance weights of the guide's draws; the narrower, "
     "the closer the guide is to the posterior, and k-hat below 0.7 means that the weights could correct it.",
     "calibration": "Calibration on simulated data: ranks of the truth among posterior draws (inside the grey "
@@ -98,8 +101,8 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
         any("published_mean" in row for row in parameters.values()),
     )
     head = ["unknown", "meaning", "unit", "mean ± sd", "90 % interval"]
-    head += ["reference mean ± sd", "error of the mean [sd]", "sd ratio"] if against else []
-    head += ["published mean", "distance to it [sd]"] if published else []
+    head += ["reference ± sd", "error [sd]", "sd ratio"] if against else []
+    head += ["published (distance)"] if published else []
     for key, row in list(parameters.items())[:MOST_ROWS]:
         cells = [key, row["label"], row["unit"], _plus_minus(row["mean"], row["sd"])]
         cells.append(f"{_number(row['q05'], row['sd'])} to {_number(row['q95'], row['sd'])}")
@@ -111,15 +114,22 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
             ]
         if published:
             known = "published_mean" in row
-            cells += (
-                [_number(row["published_mean"], row["sd"]), _signed(row["published_error_sd"])]
+            cells.append(
+                f"{_number(row['published_mean'], row['sd'])} ({_signed(row['published_error_sd'])})"
                 if known
-                else ["", ""]
+                else ""
             )
         rows.append(tuple(cells))
-    more = len(parameters) - len(rows)
-    note = f"<p>{more} more unknowns stand in report.json.</p>" if more > 0 else ""
-    return f'<div class="wide">{_table(head, rows, 3)}</div>{note}'
+    notes = []
+    if against:
+        notes.append("error: mean of the guide minus that of the reference, in units of the reference's sd.")
+    if published:
+        notes.append(
+            "published: posterior mean from the literature, and how far the guide's is from it in sd."
+        )
+    if len(parameters) > len(rows):
+        notes.append(f"{len(parameters) - len(rows)} more unknowns stand in report.json.")
+    return f'<div class="wide">{_table(head, rows, 3)}</div><p class="note">{escape(" ".join(notes))}</p>'
 
 
 def _calibration(record: Mapping[str, Any], figures: Mapping[str, Path]) -> list[str]:

@@ -8,7 +8,6 @@ amortised: its guide learns from simulations, and calibration is checked over th
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +30,9 @@ from .inference.latents import Latents, unobserved
 from .inference.objectives import ELBO, ForwardKL, Mixture, Objective
 from .inference.options import FitOptions
 from .inference.posterior import posterior
+from .inference.posterior_sbc import posterior_sbc
 from .inference.reference import Reference, summarise
-from .inference.reference_nuts import nuts
+from .inference.reference_hmc import hmc
 from .models.registry import Recipe
 from .task import Budget, RunOptions, Task, animal_named, build_task, settings_of
 
@@ -76,7 +76,12 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
     budget = Budget.of(options.quick)
     with clock("reference") as note:
         reference = make_reference(task, budget, folder, whitening)
-        note(f"{reference.method}, R-hat {reference.r_hat:.3f}, {reference.ess:.0f} effective draws")
+        exact = reference.method == "closed form"
+        note(
+            reference.method
+            if exact
+            else f"{reference.method}, R-hat {reference.r_hat:.3f}, {reference.ess:.0f} effective draws"
+        )
     with clock("compare") as note:
         comparison = compare_with(task, tree, reference)
         note(comparison.summary)
@@ -166,7 +171,7 @@ def objective_of(recipe: Recipe) -> Objective:
 
 
 def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whitening | None) -> Reference:
-    """Return the reference posterior: closed form where there is one, else NUTS in whitened coordinates.
+    """Return the reference posterior: closed form where there is one, else HMC in whitened coordinates.
 
     One that an interrupted run left in the folder is taken over.
     """
@@ -177,17 +182,14 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
         reference = exact_reference(task, budget)
     else:
         found = whitening or laplace(task.model, task.data, seed=task.options.seed)
-        # finite elements start MPI in every process, which costs more than it brings
-        cores = 1 if task.animal.requires or task.options.quick else min(2, os.cpu_count() or 1)
-        reference = nuts(
+        reference = hmc(
             task.model,
             task.data,
+            loc=found.loc,
+            tril=found.tril,
             chains=budget.chains,
             draws=budget.reference_draws,
             warmup=budget.warmup,
-            initial=task.guide.sites.constrain(found.loc)[0],
-            inverse_mass=found.tril @ found.tril.mT,
-            workers=cores,
             seed=task.options.seed,
             progress=task.options.progress,
         )
@@ -242,10 +244,14 @@ def check_calibration(task: Task, budget: Budget) -> Calibration:
         return calibrate(
             task.model, task.guide, datasets=budget.datasets, given=given, seed=seed, progress=progress
         )
-    from .inference.posterior_sbc import posterior_sbc
-
     return posterior_sbc(
-        task.model, task.guide, task.data, datasets=budget.datasets_refitted, seed=seed, progress=progress
+        task.model,
+        task.guide,
+        task.data,
+        datasets=budget.refits,
+        family=task.recipe.family,
+        seed=seed,
+        progress=progress,
     )
 
 

@@ -72,16 +72,16 @@ class Budget:
     """How much work the checks do."""
 
     draws: int = 4000
-    chains: int = 4
-    reference_draws: int = 1000
-    warmup: int = 300
+    chains: int = 40
+    reference_draws: int = 250
+    warmup: int = 100
     datasets: int = 512
-    datasets_refitted: int = 256
+    refits: int = 128
 
     @classmethod
     def of(cls, quick: bool) -> Budget:
         """Return the usual budget, or a small one."""
-        return cls(500, 2, 200, 100, 64, 64) if quick else cls()
+        return cls(500, 20, 50, 40, 64, 24) if quick else cls()
 
 
 @dataclass(frozen=True)

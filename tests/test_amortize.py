@@ -192,7 +192,7 @@ def test_a_set_encoder_does_not_care_for_the_order_of_its_sensors():
 def test_a_table_fits_many_guides_at_once():
     guide = amortize(model, Table(EXAMPLE, 16, sets=5), "full", example=EXAMPLE)
     assert traced(guide, {"y": torch.randn(5, N)}, particles=2, datasets=5).nodes["share"]["value"].shape == (2, 5, 3)
-    with pytest.raises(ValueError, match="y: got leading shape"):
+    with pytest.raises(ValueError, match=r"y: got leading shape \(4,\), expected \(5,\)"):
         guide(y=torch.randn(4, N))
 
 

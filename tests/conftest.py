@@ -1,0 +1,40 @@
+"""What holds for every test: one thread, and nothing global changed by what it called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from torch.distributions import Distribution
+
+
+def global_state() -> dict[str, Any]:
+    """What a library must leave as it found it."""
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "torch's checks": Distribution._validate_args,
+        **{f"pyro setting {name}": value for name, value in pyro.settings.get().items()},
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small tensors are slower on two threads than on one, and far slower where the cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_global_changed(_one_thread: None) -> Iterator[None]:
+    before = global_state()
+    yield
+    after = global_state()
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    assert not changed, f"the test left {changed} behind"

@@ -1,0 +1,227 @@
+"""The command line: what it says, what it leaves behind, and how it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import subprocess
+import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from physzoo.cli import main
+from physzoo.models import get, names
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def physzoo(*arguments: str | Path, cwd: Path | None = None) -> Ended:
+    """Run the command line in this process: importing torch anew for every line would take minutes."""
+    out, err = io.StringIO(), io.StringIO()
+    command = patch.object(sys, "argv", ["physzoo", *map(str, arguments)])
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        command,
+        chdir(cwd or "."),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    return Ended(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def refused(result: Ended, *words: str) -> None:
+    """Exit status 2 and one sentence that holds the words."""
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode == 2, result.stderr
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("physzoo: ")
+    assert [word for word in words if word not in lines[0]] == []
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder written by a quick fit."""
+    folder = tmp_path_factory.mktemp("runs") / "fitted"
+    result = physzoo("fit", "linear_gaussian", "--out", folder, "--quick")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_list_names_every_animal() -> None:
+    result = physzoo("list")
+    assert result.returncode == 0
+    rows = result.stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["name", *names()]
+    for name, row in zip(names(), rows[1:], strict=True):
+        assert get(name).physics in row
+        assert get(name).recipe.family in row
+
+
+@pytest.mark.parametrize("name", names())
+def test_show_tells_story_priors_units_and_source(name: str) -> None:
+    result, animal = physzoo("show", name), get(name)
+    assert result.returncode == 0, result.stderr
+    assert animal.story in result.stdout
+    assert animal.source in result.stdout
+    for site, prior in animal.priors.items():
+        assert prior in result.stdout
+        assert f"[{animal.quantities[site].unit}]" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-m", "physzoo"], [str(Path(sys.executable).parent / "physzoo")]]
+)
+def test_both_ways_to_start_it(command: list[str]) -> None:
+    import physzoo as package
+
+    def ended(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+    assert ended("--version").stdout.strip() == package.__version__
+    mistake = ended("show", "unicorn")
+    assert mistake.returncode == 2
+    assert mistake.stderr.count("\n") == 1
+    assert "Traceback" not in mistake.stderr
+
+
+def test_a_fit_leaves_settings_checkpoint_and_posterior(fitted: Path) -> None:
+    assert set(contents(fitted)) == {"settings.json", "checkpoint.pt", "posterior.nc"}
+    assert json.loads((fitted / "settings.json").read_text())["name"] == "linear_gaussian"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("show", "unicorn"), ("name", "'unicorn'", "lynx_hare")),
+        (("run", "unicorn", "--out", "new"), ("name", "'unicorn'", "lynx_hare")),
+        (("run", "lynx_hare"), ("--out",)),
+        (("run", "lynx_hare", "--out", "new", "--guide", "horse"), ("--guide", "'horse'", "spline")),
+        (("run", "lynx_hare", "--out", "new", "--steps", "0"), ("--steps", "0", "at least 1")),
+        (("run", "lynx_hare", "--out", "new", "--steps", "many"), ("--steps",)),
+        (("run", "lynx_hare", "--out", "new", "--seed", "-1"), ("--seed", "-1")),
+        (("run", "lynx_hare", "--out", "new", "--device", "abacus"), ("--device", "'abacus'", "cpu")),
+        (("run", "lynx_hare", "--out", "file.txt"), ("--out", "file.txt", "folder")),
+        (("run", "lynx_hare", "--out", "full"), ("--out", "full", "other files")),
+        (("check", "unicorn"), ("'unicorn'", "lynx_hare")),
+        (("check", "full"), ("full", "physzoo")),
+        (("compare", "full", "full"), ("A", "full", "report")),
+        (("compare", "file.txt", "file.txt"), ("A", "file.txt", ".nc")),
+        (("dance",), ("dance",)),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(
+    tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    (tmp_path / "file.txt").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine too")
+    before = contents(tmp_path)
+    refused(physzoo(*arguments, cwd=tmp_path), *words)
+    assert contents(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_report_of_another_animal_is_not_written_over(fitted: Path) -> None:
+    before = contents(fitted)
+    refused(physzoo("run", "lynx_hare", "--out", fitted), "--out", "linear_gaussian", "lynx_hare")
+    assert contents(fitted) == before
+
+
+def test_other_settings_do_not_resume(fitted: Path) -> None:
+    before = contents(fitted)
+    refused(
+        physzoo("fit", "linear_gaussian", "--out", fitted, "--quick", "--resume", "--seed", "7"),
+        "--seed",
+        "7",
+        "0",
+    )
+    assert contents(fitted) == before
+
+
+class Trap:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.path,)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "text", "pickle", "torch pickle", "other tensors"])
+def test_a_damaged_checkpoint_is_refused_and_left_alone(fitted: Path, tmp_path: Path, kind: str) -> None:
+    for path in fitted.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    trap, checkpoint = tmp_path / "sprung", tmp_path / "checkpoint.pt"
+    if kind == "truncated":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-2000])
+    elif kind == "text":
+        checkpoint.write_text("not a checkpoint")
+    elif kind == "pickle":
+        checkpoint.write_bytes(pickle.dumps(Trap(trap)))
+    elif kind == "torch pickle":
+        torch.save({"format": "physzoo-checkpoint-1", "modules": Trap(trap)}, checkpoint)
+    else:
+        torch.save({"weights": torch.ones(3)}, checkpoint)
+    before = contents(tmp_path)
+    refused(
+        physzoo("fit", "linear_gaussian", "--out", tmp_path, "--quick", "--resume"),
+        "checkpoint",
+        "checkpoint.pt",
+    )
+    refused(physzoo("check", tmp_path, "--quick"), "checkpoint", "checkpoint.pt")
+    assert contents(tmp_path) == before
+    assert not trap.exists()
+
+
+def test_compare_with_itself_finds_nothing(fitted: Path) -> None:
+    result = physzoo("compare", fitted, fitted / "posterior.nc")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("z[")]
+    assert len(rows) == 6
+    assert all(float(row[1]) == 0.0 and float(row[2]) == 1.0 for row in rows)
+
+
+def test_compare_refuses_another_system(fitted: Path, tmp_path: Path) -> None:
+    result = physzoo(
+        "fit", "lynx_hare", "--out", tmp_path / "other", "--quick", "--guide", "diagonal", "--steps", "10"
+    )
+    assert result.returncode == 0, result.stderr
+    refused(physzoo("compare", fitted, tmp_path / "other"), "A, B", "site")
+
+
+def test_check_runs_the_contract_of_an_animal() -> None:
+    result = physzoo("check", "linear_gaussian")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert all(line.startswith("yes") for line in result.stdout.splitlines())
+
+
+def test_check_judges_a_fitted_folder(fitted: Path) -> None:
+    result = physzoo("check", fitted, "--quick")
+    found = json.loads((fitted / "calibration.json").read_text())
+    assert result.returncode == (0 if found["passed"] else 1), result.stderr
+    assert found["verdict"] in result.stdout
+    assert (fitted / "calibration.png").stat().st_size > 10_000

@@ -1,0 +1,89 @@
+"""Batched Hamiltonian Monte Carlo against posteriors that are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from scipy import stats
+
+from physzoo.inference.laplace import laplace
+from physzoo.inference.reference_hmc import hmc
+from physzoo.models import get
+
+
+def test_it_finds_a_closed_form_within_its_standard_errors() -> None:
+    animal = get("linear_gaussian")
+    model, data = animal.model(), animal.data()
+    whitening = laplace(model, data)
+    found = hmc(model, data, loc=whitening.loc, tril=whitening.tril, seed=3, progress=False)
+    assert animal.closed_form is not None
+    mean, covariance = animal.closed_form(data)
+    scale = covariance.diagonal().sqrt().numpy()
+    error = (found.summary["mean"]["z"] - mean.numpy()) / found.summary["mcse_mean"]["z"]
+    spread = (found.summary["sd"]["z"] - scale) / found.summary["mcse_sd"]["z"]
+    assert np.abs(error).max() < 4
+    assert np.abs(spread).max() < 4
+    assert found.trusted()
+
+
+def gamma_model(y: torch.Tensor | None = None) -> None:
+    """Poisson-like counts with a gamma prior: rate | y ~ Gamma(3 + sum y, 2 + n)."""
+    rate = pyro.sample("rate", dist.Gamma(torch.tensor(3.0).double(), torch.tensor(2.0).double()))
+    pyro.sample("y", dist.Poisson(rate.unsqueeze(-1).expand(*rate.shape, 4)).to_event(1), obs=y)
+
+
+def test_it_samples_skewed_posteriors_on_their_support() -> None:
+    data = {"y": torch.tensor([0.0, 1.0, 0.0, 2.0]).double()}
+    whitening = laplace(gamma_model, data)
+    found = hmc(gamma_model, data, loc=whitening.loc, tril=whitening.tril, seed=1, progress=False)
+    draws = found.draws["rate"].reshape(-1)
+    exact = stats.gamma(3 + 3, scale=1 / (2 + 4))
+    for level in (0.05, 0.25, 0.5, 0.75, 0.95):
+        error = math.sqrt(level * (1 - level) / found.ess)
+        assert abs((draws < exact.ppf(level)).mean() - level) < 4 * error
+    assert (draws > 0).all()
+
+
+def cut_model(y: torch.Tensor | None = None) -> None:
+    """A standard normal of which the half below zero has no solution."""
+    z = pyro.sample("z", dist.Normal(torch.tensor(0.0).double(), 1.0))
+    pyro.factor("solved", torch.where(z > 0, 0.0, -math.inf))
+    pyro.sample("y", dist.Normal(z, 100.0), obs=y)
+
+
+def test_regions_without_solution_are_never_entered() -> None:
+    data = {"y": torch.tensor(0.0).double()}
+    one = torch.ones(1).double()
+    found = hmc(cut_model, data, loc=0.8 * one, tril=0.6 * one[None], seed=2, draws=500, progress=False)
+    draws = found.draws["z"]
+    assert (draws > 0).all()
+    assert abs(draws.mean() - math.sqrt(2 / math.pi)) < 4 * found.summary["mcse_mean"]["z"]
+
+
+def test_the_same_seed_gives_the_same_draws_and_leaves_the_generator() -> None:
+    animal = get("linear_gaussian")
+    model, data = animal.model(), animal.data()
+    size = torch.eye(6).double()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, second = (
+        hmc(model, data, loc=size[0] * 0, tril=size, draws=4, warmup=20, seed=9, progress=False)
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.draws["z"], second.draws["z"])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"chains": 1}, {"draws": 0}, {"warmup": 3}, {"loc": torch.zeros(2).double()}]
+)
+def test_bad_numbers_are_named(changes: dict) -> None:
+    animal = get("linear_gaussian")
+    settings = {"loc": torch.zeros(6).double(), "tril": torch.eye(6).double(), **changes}
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        hmc(animal.model(), animal.data(), progress=False, **settings)
