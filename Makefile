@@ -5,6 +5,7 @@
 BIN := .venv/bin
 # One thread a process: the tensors here are small, and the work is spread over processes where it pays.
 export OMP_NUM_THREADS ?= 1
+WORKERS ?= 2
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 help:  ## this list
@@ -23,8 +24,9 @@ lint: .venv/installed  ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# A file stays on one worker, so that what its tests share is made once.
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 bench: .venv/installed  ## every benchmark, one after the other (hours); single ones: python benchmarks/NAME.py
 	@for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script || exit 1; done

@@ -1,4 +1,4 @@
-"""Where benchmarks leave their tables: one JSON file each in benchmarks/results, and the same table on the screen."""
+"""Where benchmarks leave their tables: a JSON file each in benchmarks/results, and the same on the screen."""
 
 from __future__ import annotations
 

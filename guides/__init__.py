@@ -4,6 +4,7 @@ from .amortize import AmortizedGuide, UnconstrainedSites, Whitening, amortize
 from .encoders import MLP, Attention, Convolution, Encoder, MaskedSet, Table
 from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow
 from .flows import Flow
+from .residual import ResidualGuide
 
 __all__ = [
     "FAMILIES",
@@ -17,6 +18,7 @@ __all__ = [
     "LowRank",
     "MaskedSet",
     "PlanarFlow",
+    "ResidualGuide",
     "SplineFlow",
     "Table",
     "UnconstrainedSites",

@@ -16,6 +16,9 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .arguments import CAUSES, check_mask, check_observed, failure
+from .require import function, whole
+
 Data = Mapping[str, Any]
 PARTICLES, DATASETS = "particles", "datasets"
 
@@ -46,10 +49,30 @@ def unchecked() -> Iterator[None]:
 
 
 def prototype(model: Callable[..., Any], data: Data | None = None, seed: int | None = 0) -> poutine.Trace:
-    """Trace one run of ``model(**data)`` under its prior and return the trace, plates left out."""
+    """Trace one run of ``model(**data)`` under its prior and return the trace, plates left out.
+
+    Raises:
+        ValueError, TypeError: the model cannot be run on the data, or does not observe data like these.
+    """
+    data = {} if data is None else data
     with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
-        trace = poutine.trace(model).get_trace(**(data or {}))
-    return poutine.util.prune_subsample_sites(trace)
+        trace = poutine.util.prune_subsample_sites(traced(model, data))
+    check_observed(trace, data)
+    return trace
+
+
+def traced(fn: Callable[..., Any], data: Data) -> poutine.Trace:
+    """Trace a first run of ``fn(**data)``, by which mistakes show.
+
+    Raises:
+        ValueError, TypeError: it fails; in one sentence.
+    """
+    function("model", fn)
+    check_mask(data)
+    try:
+        return poutine.trace(fn).get_trace(**data)
+    except CAUSES as error:
+        raise failure(fn, data, error) from error
 
 
 def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
@@ -160,12 +183,11 @@ def simulate(
     Raises:
         ValueError: ``count`` is not positive.
     """
-    if count < 1:
-        raise ValueError(f"count: got {count}, expected at least 1")
+    whole("count", count, 1)
     if nesting is None:
         nesting = plate_nesting(prototype(model, given))
     with seeded(seed), torch.no_grad(), poutine.block(), unchecked(), outer_plates(nesting, datasets=count):
-        trace = poutine.trace(model).get_trace(**(given or {}))
+        trace = traced(model, {} if given is None else given)
     return {
         name: plain(site, (count,)).detach()
         for name, site in poutine.util.prune_subsample_sites(trace).nodes.items()

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guides.sites import Data, latent_sites, plate_nesting, prototype, simulate
+from ..guides.arguments import check_mask, check_observed
+from ..guides.require import function, named, shown, tensors, whole
+from ..guides.sites import Data, latent_sites, plate_nesting, prototype, seeded, simulate
 from .densities import count, one
 from .objectives import Batch
 
@@ -30,8 +32,13 @@ class DataSets:
 
     def __post_init__(self) -> None:
         sets = count(self.data)
-        if self.batch_size is not None and not 1 <= self.batch_size <= sets:
-            raise ValueError(f"batch_size: got {self.batch_size}, expected 1 to {sets}, the number of data sets")
+        check_mask(self.data)
+        if self.batch_size is not None:
+            whole("batch_size", self.batch_size, 1, sets)
+        tensors("latents", self.latents or {})
+        for name, value in (self.latents or {}).items():
+            if value.shape[:1] != (sets,):
+                raise ValueError(f"latents['{name}']: got shape {tuple(value.shape)}, expected ({sets}, ...), one for each data set")
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,11 @@ class Simulator:
     corrupt: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size: got {self.batch_size}, expected at least 1")
+        whole("batch_size", self.batch_size, 1)
+        named("given", self.given or {})
+        check_mask(self.given or {}, "given")
+        if self.corrupt is not None:
+            function("corrupt", self.corrupt)
 
 
 Source = Mapping[str, Any] | DataSets | Simulator
@@ -73,6 +83,9 @@ class Batches:
             drawn = simulate(model, 2, given, seed=0, nesting=self.nesting)
             self.example = {**given, **_data_arguments(model, drawn)}
             self.latent_names = tuple(latent_sites(prototype(model, self.example)))
+            if source.corrupt is not None:
+                with seeded(0):
+                    _check_corrupted(self._simulated(source, 2).data, self.example)
             return
         if not isinstance(source, (DataSets, Mapping)):
             raise TypeError(f"data: got {type(source).__name__}, expected a mapping of the model's arguments, DataSets or Simulator")
@@ -81,26 +94,28 @@ class Batches:
         self.nesting, self.latent_names = plate_nesting(trace), tuple(latent_sites(trace))
         if isinstance(source, DataSets):
             self.sets = count(source.data)
+            check_observed(trace, source.data, self.sets)
+            _check_latents(source.latents or {}, trace)
             self._epoch, self._order = -1, torch.arange(self.sets)
 
     def at(self, step: int) -> Batch:
         """Return the batch of ``step``."""
         if isinstance(self.source, Simulator):
-            return self._simulated(self.source)
+            return self._simulated(self.source, self.source.batch_size)
         if isinstance(self.source, DataSets):
             return self._minibatch(self.source, step)
         return Batch(self.source, None, {}, self.nesting)
 
-    def _simulated(self, source: Simulator) -> Batch:
+    def _simulated(self, source: Simulator, size: int) -> Batch:
         given = dict(source.given or {})
-        drawn = simulate(self.model, source.batch_size, given, nesting=self.nesting)
+        drawn = simulate(self.model, size, given, nesting=self.nesting)
         latents = {name: drawn[name] for name in self.latent_names}
         data = {name: value for name, value in drawn.items() if name in self.example}
         for name, value in given.items():
-            data[name] = value.expand(source.batch_size, *value.shape) if isinstance(value, Tensor) else value
+            data[name] = value.expand(size, *value.shape) if isinstance(value, Tensor) else value
         if source.corrupt is not None:
             data = source.corrupt(data)
-        return Batch(data, source.batch_size, latents, self.nesting)
+        return Batch(data, size, latents, self.nesting)
 
     def _minibatch(self, source: DataSets, step: int) -> Batch:
         latents = dict(source.latents or {})
@@ -125,3 +140,27 @@ def _data_arguments(model: Callable[..., Any], drawn: Mapping[str, Tensor]) -> d
     if not data:
         raise ValueError(f"model: got sites {sorted(drawn)}, expected an argument with the name of each observed site")
     return data
+
+
+def _check_corrupted(data: Any, example: Mapping[str, Any]) -> None:
+    """Refuse a ``corrupt`` that loses arguments or changes the shape of a data set."""
+    check_mask(data, "corrupt(data)")
+    for name, value in example.items():
+        if not isinstance(value, Tensor) or name not in data:
+            continue
+        if not isinstance(data[name], Tensor) or data[name].shape[1:] != value.shape:
+            raise ValueError(f"corrupt(data)['{name}']: got {shown(data[name])}, expected shape {(2, *value.shape)}")
+    missing = [name for name in example if name not in data]
+    if missing:
+        raise ValueError(f"corrupt(data): got {shown(sorted(data))}, expected also {', '.join(missing)}")
+
+
+def _check_latents(latents: Mapping[str, Tensor], trace: Any) -> None:
+    """Refuse unknowns that are not the model's, or have not their shape."""
+    sites = latent_sites(trace) if latents else {}
+    if set(latents) != set(sites):
+        raise ValueError(f"latents: got {shown(sorted(latents))}, expected {shown(sorted(sites))}, the model's latent sites")
+    for name, value in latents.items():
+        shape = tuple(sites[name]["fn"].shape())
+        if tuple(value.shape[1:]) != shape:
+            raise ValueError(f"latents['{name}']: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {shape} behind")

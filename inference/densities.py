@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.require import shown, whole
 from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, seeded
 
 
@@ -43,10 +44,26 @@ def count(data: Data) -> int:
     Raises:
         ValueError: the tensors disagree, or there is none.
     """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"data: got {shown(data)}, expected a mapping from the model's arguments to tensors")
     sizes = {name: len(value) if value.ndim else 0 for name, value in data.items() if isinstance(value, Tensor)}
     if not sizes or len(set(sizes.values())) > 1 or 0 in sizes.values():
-        raise ValueError(f"data: got leading dimensions {sizes}, expected the same positive number of data sets in each tensor")
+        raise ValueError(f"data: got leading dimensions {shown(sizes)}, expected the same positive number of data sets in each tensor")
     return next(iter(sizes.values()))
+
+
+def check_guide(trace: poutine.Trace, names: Iterable[str]) -> None:
+    """Refuse a guide whose trace lacks latent sites of the model.
+
+    Raises:
+        ValueError: it does.
+    """
+    sites = {name for name, site in trace.nodes.items() if site["type"] == "sample"}
+    missing = [name for name in names if name not in sites]
+    if missing:
+        raise ValueError(
+            f"guide: got a guide without the latent sites {', '.join(missing)}, expected every latent site of the model"
+        )
 
 
 def site_log_probs(trace: poutine.Trace, nesting: int) -> dict[str, Tensor]:
@@ -111,11 +128,13 @@ def draw(
     Raises:
         ValueError: ``samples`` is not positive, or the batch is malformed.
     """
-    if samples < 1:
-        raise ValueError(f"samples: got {samples}, expected at least 1")
+    whole("samples", samples, 1)
+    whole("chunk", chunk, 1)
     sets = count(data) if datasets else None
-    trace = prototype(model, one(data) if datasets else data)
+    single = one(data) if datasets else data
+    trace = prototype(model, single)
     names, nesting = list(latent_sites(trace)), plate_nesting(trace)
+    check_guide(prototype(guide, single), names)
     per_chunk = max(1, chunk // (sets or 1))
     parts = []
     with seeded(seed), torch.no_grad():

@@ -13,13 +13,14 @@ from typing import Any, Literal
 import pyro
 import pyro.infer
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
-from ..guides.sites import seeded, unchecked
+from ..guides.require import function, shown
+from ..guides.sites import seeded, traced, unchecked
 from .checkpoint import CheckpointError, load, save
 from .data import Batches, Source
-from .fit_support import adam, difference, moved, parameters_of, progress_bar, refuse_replaced_subsamples
+from .densities import check_guide
+from .fit_support import adam, difference, direct, moved, parameters_of, progress_bar, refuse_replaced_subsamples
 from .guard import NonFiniteError, diagnose
 from .objectives import ELBO, Batch, Objective, Stock
 from .options import FitOptions
@@ -79,8 +80,7 @@ def fit(
     options = _options(options, changes)
     objective = Stock(objective) if isinstance(objective, pyro.infer.ELBO) else (objective or ELBO())
     for name, value in (("model", model), ("guide", guide), ("objective", objective)):
-        if not callable(value):
-            raise TypeError(f"{name}: got {type(value).__name__}, expected a callable")
+        function(name, value)
     with pyro.get_param_store().scope(), seeded(options.seed):
         return _Loop(model, guide, data, objective, options).run()
 
@@ -89,6 +89,8 @@ def _options(options: FitOptions | None, changes: dict[str, Any]) -> FitOptions:
     unknown = sorted(set(changes) - set(FitOptions.__dataclass_fields__))
     if unknown:
         raise TypeError(f"fit: got unknown options {', '.join(unknown)}, expected some of {', '.join(FitOptions.__dataclass_fields__)}")
+    if not isinstance(options or FitOptions(), FitOptions):
+        raise TypeError(f"options: got {shown(options)}, expected FitOptions")
     return replace(options or FitOptions(), **changes)
 
 
@@ -113,16 +115,14 @@ class _Loop:
         self.best: tuple[float, dict[str, Any]] | None = None
         self.stopped: Literal["done", "early"] = "done"
         self.skipped, self.particles = 0, getattr(objective, "particles", 1)
+        example = self.batches.example if options.device is None else moved(Batch(self.batches.example), options.device).data
+        self.run_model, self.run_guide = direct(model, example), direct(guide, example)
 
     def _first_run(self, example: Any) -> None:
         """Run the guide once without plates and with checks on: lazy guides set themselves up, and mistakes show."""
         refuse_replaced_subsamples(self.model, self.guide, example)
         with torch.no_grad(), pyro.validation_enabled(True):
-            guide_trace = poutine.trace(self.guide).get_trace(**example)
-            sites = {n for n, s in guide_trace.nodes.items() if s["type"] == "sample"}
-            missing = [name for name in self.batches.latent_names if name not in sites]
-        if missing:
-            raise ValueError(f"guide: got a guide without the latent sites {', '.join(missing)}, expected every latent site of the model")
+            check_guide(traced(self.guide, example), self.batches.latent_names)
 
     def run(self) -> Fit:
         started, options = time.perf_counter(), self.options
@@ -143,7 +143,7 @@ class _Loop:
         return Fit(self.losses, self.evaluations, self.step, time.perf_counter() - started, self.stopped)
 
     def _loss(self, batch: Batch) -> Tensor:
-        return self.objective(self.model, self.guide, batch)
+        return self.objective(self.run_model, self.run_guide, batch)
 
     def _one_step(self) -> None:
         options = self.options

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.require import function, real, shown, whole
 from ..guides.sites import Data, plain, plated
 from .densities import paired_traces, site_log_probs, total
 
@@ -45,6 +47,9 @@ class ELBO:
     """
 
     particles: int = 1
+
+    def __post_init__(self) -> None:
+        whole("particles", self.particles, 1)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the negative ELBO a data set."""
@@ -84,6 +89,9 @@ class Reweighted:
 
     particles: int = 64
 
+    def __post_init__(self) -> None:
+        whole("particles", self.particles, 1)
+
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted negative log density of the guide's own draws."""
         with torch.no_grad():
@@ -113,6 +121,14 @@ class Mixture:
     """
 
     terms: tuple[tuple[float, Objective], ...]
+
+    def __post_init__(self) -> None:
+        pairs = isinstance(self.terms, Sequence) and all(isinstance(t, Sequence) and len(t) == 2 for t in self.terms)
+        if not pairs or not self.terms:
+            raise ValueError(f"terms: got {shown(self.terms)}, expected (weight, objective) pairs, at least one")
+        for weight, objective in self.terms:
+            real("terms: weight", weight, -math.inf, expected="a finite number")
+            function("terms: objective", objective)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted sum of the terms."""
@@ -156,7 +172,7 @@ def guide_log_prob(guide: Callable[..., Any], batch: Batch) -> Tensor:
     Raises:
         ValueError: the guide draws auxiliary sites (as Pyro's autoguides do), so given unknowns cannot be scored.
     """
-    own = getattr(guide, "log_prob", None)
+    own = getattr(getattr(guide, "__self__", guide), "log_prob", None)  # the driver may pass guide.forward
     if own is not None:
         return own(batch.latents, batch.data)
     conditioned = poutine.condition(plated(guide, batch.nesting, None, batch.datasets), data=dict(batch.latents))

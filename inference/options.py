@@ -11,9 +11,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..guides.require import function, real, seed_number, shown, whole
 from .data import Source
 
 Schedule = Literal["constant", "cosine"] | Callable[[float], float]
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know or that this machine does not have.
+
+    Raises:
+        ValueError: it cannot be used; the reason in brackets.
+        TypeError: it is no name of a device.
+    """
+    if not isinstance(device, str | torch.device):
+        raise TypeError(f"device: got {shown(device)}, expected 'cpu' or a device of this machine")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0].split(". ", 1)[0][:160]
+        raise ValueError(f"device: got '{device}', expected 'cpu' or a device of this machine ({reason})") from None
 
 
 @dataclass(frozen=True)
@@ -58,21 +75,31 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "evaluate_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name}: got {value!r}, expected a whole number of at least 1")
-        if not (isinstance(self.learning_rate, (int, float)) and 0 < self.learning_rate < math.inf):
-            raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected a positive number")
+            whole(name, getattr(self, name), 1)
+        whole("max_skipped", self.max_skipped, 0)
+        seed_number(self.seed)
+        real("learning_rate", self.learning_rate, 0.0)
         if not (callable(self.schedule) or self.schedule in ("constant", "cosine")):
-            raise ValueError(f"schedule: got {self.schedule!r}, expected 'constant', 'cosine' or a function")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup: got {self.warmup!r}, expected a fraction in [0, 1)")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm: got {self.clip_norm!r}, expected a positive number or None")
-        if self.patience is not None and (self.patience < 1 or self.held_out is None):
-            raise ValueError(f"patience: got {self.patience!r}, expected a positive number together with held_out data")
-        if self.max_skipped < 0:
-            raise ValueError(f"max_skipped: got {self.max_skipped!r}, expected 0 or more")
+            raise ValueError(f"schedule: got {shown(self.schedule)}, expected 'constant', 'cosine' or a function")
+        if self.warmup != 0:
+            real("warmup", self.warmup, 0.0, 1.0, "a fraction in [0, 1)")
+        if self.clip_norm is not None and self.clip_norm != math.inf:
+            real("clip_norm", self.clip_norm, 0.0, expected="a positive number or None")
+        if self.patience is not None:
+            whole("patience", self.patience, 1)
+        if self.patience is not None and self.held_out is None:
+            raise ValueError(f"patience: got {self.patience}, expected held_out data together with it")
+        if self.optimizer is not None:
+            function("optimizer", self.optimizer)
+        if self.device is not None:
+            check_device(self.device)
+        self._check_checkpoint()
+
+    def _check_checkpoint(self) -> None:
+        if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
+            raise TypeError(f"checkpoint: got {shown(self.checkpoint)}, expected the path of a file")
+        if self.checkpoint is not None and Path(self.checkpoint).is_dir():
+            raise ValueError(f"checkpoint: got the folder '{self.checkpoint}', expected the path of a file")
         if self.resume and self.checkpoint is None:
             raise ValueError("resume: got True without a checkpoint, expected checkpoint to name the file")
 

@@ -18,6 +18,8 @@ from .latents import Latents
 from .reference import Reference, summarise
 
 QUARTER_TURN = math.pi / 2  # of a standard normal's orbit: there position and start are independent
+# A chain that starts on a steep slope rejects every step that suits the others; small ones bring it down.
+RESCUE, RESCUE_STEPS = 0.15, 4
 
 
 def hmc(
@@ -78,6 +80,8 @@ def hmc(
         step = 0.5
         with tqdm(total=warmup + draws, desc="hmc", unit="draw", disable=not progress) as bar:
             for index in range(warmup + draws):
+                if index < halfway:
+                    walk.move(step * RESCUE ** (1 + index % 2), RESCUE_STEPS)
                 rate = walk.move(step, max_steps)
                 if index < warmup:
                     since = index - (halfway if index >= halfway else 0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .problem import Problem, Unknowns
+from .require import dtype_of_floats, floats, function, numbers, shown, whole
 
 _GAUSS_POINTS = (-0.7745966692414834, 0.0, 0.7745966692414834)
 _GAUSS_WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
@@ -65,25 +66,32 @@ class Elliptic1D(Problem):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if elements < 2:
-            raise ValueError(f"elements got {elements}, expected at least 2")
-        left, right = domain
-        if not left < right:
-            raise ValueError(f"domain got {domain}, expected two increasing numbers")
-        positions = torch.as_tensor(sensors, dtype=torch.float64)
-        if positions.dim() != 1 or not bool(((positions >= left) & (positions <= right)).all()):
-            raise ValueError(f"sensors got {positions.tolist()}, expected points in [{left}, {right}]")
+        function("log_conductivity", log_conductivity)
+        elements = whole("elements", elements, 2)
+        dtype_of_floats(dtype)
+        ends = numbers("domain", domain, "two increasing numbers")
+        if ends.shape != (2,) or not ends[0] < ends[1]:
+            raise ValueError(f"domain got {shown(domain)}, expected two increasing numbers")
+        left, right = ends.tolist()
+        held = numbers("boundary", boundary, "two numbers")
+        if held.shape != (2,):
+            raise ValueError(f"boundary got {shown(boundary)}, expected two numbers")
+        positions = numbers("sensors", sensors, f"points in [{left}, {right}]")
+        inside = (positions >= left) & (positions <= right)
+        if positions.dim() != 1 or not len(positions) or not bool(inside.all()):
+            got = shown(positions.tolist())
+            raise ValueError(f"sensors got {got}, expected at least one point in [{left}, {right}]")
         self.log_conductivity = log_conductivity
         self.elements = elements
         self.width = (right - left) / elements
-        self.domain = (float(left), float(right))
+        self.domain = (left, right)
         dtype = dtype or torch.get_default_dtype()
         place = (positions - left) / self.width
         node = place.floor().clamp_max(elements - 1)
         self.register_buffer("sensors", positions.to(dtype))
         self.register_buffer("sensor_node", node.long())
         self.register_buffer("sensor_weight", (place - node).to(dtype))
-        self.register_buffer("boundary", torch.tensor(boundary, dtype=dtype))
+        self.register_buffer("boundary", held.to(dtype))
         self.register_buffer("load", self._load(source).to(dtype))
 
     @property
@@ -98,6 +106,8 @@ class Elliptic1D(Problem):
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return the interior nodal values u, shape (..., n - 1), with A(z) u = F + ``residual``."""
+        if residual is not None:
+            floats("residual", residual, self.elements - 1)
         resistance = self.width * torch.exp(-self._log_k(z))
         load = self.load if residual is None else self.load + residual
         passed = nn.functional.pad(load.cumsum(-1), (1, 0))
@@ -107,24 +117,29 @@ class Elliptic1D(Problem):
 
     def observe(self, u: Tensor) -> Tensor:
         """Return u at the sensors, shape (..., n_y)."""
-        nodal = self._with_boundary(u)
+        nodal = self._with_boundary(floats("u", u, self.elements - 1))
         below, above = nodal[..., self.sensor_node], nodal[..., self.sensor_node + 1]
         return below + self.sensor_weight * (above - below)
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return A(z) u - F, shape (..., n - 1), in units of the nodal load f h."""
+        floats("u", u, self.elements - 1)
         flux = torch.exp(self._log_k(z)) * self._with_boundary(u).diff(dim=-1) / self.width
         return -flux.diff(dim=-1) - self.load
 
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log det A(z), shape (...): sum_e log(k_e/h) + log sum_e (h/k_e)."""
+        floats("u", u, self.elements - 1)
         log_rigidity = self._log_k(z) - torch.log(self.load.new_tensor(self.width))
         value = log_rigidity.sum(-1) + torch.logsumexp(-log_rigidity, -1)
         return value.expand(torch.broadcast_shapes(value.shape, u.shape[:-1]))
 
     def _log_k(self, z: Unknowns) -> Tensor:
+        parts = z.values() if isinstance(z, Mapping) else (z,)
+        for part in parts:
+            floats("z", part)
         log_k = self.log_conductivity(z)
-        if log_k.shape[-1] != self.elements:
+        if floats("log_conductivity(z)", log_k).shape[-1:] != (self.elements,):
             raise ValueError(
                 f"log_conductivity gave shape {tuple(log_k.shape)}, expected (..., {self.elements})"
             )
@@ -140,12 +155,13 @@ class Elliptic1D(Problem):
         if callable(source):
             middle = torch.linspace(*self.domain, n + 1, dtype=torch.float64)[:-1] + h / 2
             xi = torch.tensor(_GAUSS_POINTS, dtype=torch.float64)
-            values = (
-                source(middle[:, None] + h / 2 * xi) * torch.tensor(_GAUSS_WEIGHTS, dtype=torch.float64) * h
-            )
+            found = numbers("source", source(middle[:, None] + h / 2 * xi), "a function of x to numbers")
+            if found.dim() and found.shape != (n, 3):
+                raise ValueError(f"source gave shape {tuple(found.shape)}, expected that of x, ({n}, 3)")
+            values = found.expand(n, 3) * torch.tensor(_GAUSS_WEIGHTS, dtype=torch.float64) * h
             falling, rising = (values * (1 - xi) / 2).sum(-1), (values * (1 + xi) / 2).sum(-1)
         else:
-            element = torch.as_tensor(source, dtype=torch.float64)
+            element = numbers("source", source, f"a number, {n} of them, or a function of x")
             if element.dim() and element.shape != (n,):
                 raise ValueError(f"source got shape {tuple(element.shape)}, expected a number or ({n},)")
             falling = rising = element.expand(n) * h / 2

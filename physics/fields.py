@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .require import floats, numbers, positive, shown, whole
+
 COVARIANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda s: torch.exp(-s),
     "squared_exponential": lambda s: torch.exp(-0.5 * s.square()),
@@ -68,24 +70,23 @@ class KarhunenLoeve(nn.Module):
         mean: float | Tensor = 0.0,
     ):
         super().__init__()
+        if not isinstance(points, Tensor):
+            raise TypeError(f"points got {shown(points)}, expected floats (n, dimension)")
         points = points[:, None] if points.dim() == 1 else points
-        if points.dim() != 2 or not points.is_floating_point():
-            raise ValueError(
-                f"points got {points.dtype} of shape {tuple(points.shape)}, expected floats (n, dimension)"
-            )
+        if points.dim() != 2 or not points.is_floating_point() or not bool(torch.isfinite(points).all()):
+            raise ValueError(f"points got {shown(points)}, expected finite floats (n, dimension)")
         n, dtype = points.shape[0], points.dtype
-        if covariance not in COVARIANCES:
+        if not isinstance(covariance, str) or covariance not in COVARIANCES:
             raise ValueError(f"covariance got {covariance!r}, expected one of {', '.join(COVARIANCES)}")
-        if not 1 <= modes <= n:
+        if whole("modes", modes, 1) > n:
             raise ValueError(f"modes got {modes}, expected 1 to {n}, the number of points")
-        if not length > 0 or not standard_deviation > 0:
-            raise ValueError(
-                f"length, standard_deviation got {length}, {standard_deviation}, expected positive numbers"
-            )
-        weights = torch.full((n,), 1.0 / n) if weights is None else weights
+        length = positive("length", length)
+        standard_deviation = positive("standard_deviation", standard_deviation)
+        weights = numbers("weights", 1.0 / n if weights is None else weights, f"{n} positive numbers")
+        weights = weights.expand(n) if weights.dim() == 0 else weights
         if weights.shape != (n,) or not bool((weights > 0).all()):
             raise ValueError(f"weights got shape {tuple(weights.shape)}, expected {n} positive numbers")
-        mean = torch.as_tensor(mean)
+        mean = numbers("mean", mean, f"a number or {n} of them")
         if mean.dim() and mean.shape != (n,):
             raise ValueError(f"mean got shape {tuple(mean.shape)}, expected a number or ({n},)")
 
@@ -112,8 +113,8 @@ class KarhunenLoeve(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the field's values at the points, shape (..., n), for z of shape (..., d)."""
-        if z.shape[-1] != self.modes:
-            raise ValueError(f"z got shape {tuple(z.shape)}, expected (..., {self.modes})")
+        if floats("z", z, self.modes).dtype != self.basis.dtype:
+            raise TypeError(f"z got {z.dtype}, expected {self.basis.dtype}, the dtype of the points")
         return self.mean + z @ self.basis
 
     def extra_repr(self) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.distributions import ExpTransform
 
 from .problem import Problem, Unknowns
+from .require import floats, shown, whole
 
 FAMILIES = ("normal", "lognormal", "student_t")
 
@@ -124,6 +127,10 @@ def virtual_observables(
     Source: Glyn-Davies et al., arXiv:2409.06560, section 4 (virtual observables); the determinant is
         physzoo's.
     """
+    if not all(callable(getattr(problem, method, None)) for method in ("residual", "logdet")):
+        raise TypeError(
+            f"site '{name}': problem got {shown(problem)}, expected a Problem with residual and logdet"
+        )
     if event_dim is None:
         event_dim = int(getattr(problem, "state_event_dim", 1))
     r = problem.residual(u, z)
@@ -183,26 +190,25 @@ def _check(
     event_dim: int,
 ) -> None:
     site = f"site '{name}':"
-    if family not in _FAMILIES:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name got {shown(name)}, expected the name of a site")
+    if not isinstance(family, str) or family not in _FAMILIES:
         raise ValueError(f"{site} family got {family!r}, expected one of {', '.join(FAMILIES)}")
     if (df is None) == (family == "student_t"):
         raise ValueError(
             f"{site} df got {df!r} with family {family!r}, expected a number with student_t only"
         )
-    if mean.dim() < event_dim:
+    floats(f"{site} mean", mean)
+    if mean.dim() < whole(f"{site} event_dim", event_dim, 0):
         raise ValueError(
             f"{site} mean got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions"
         )
-    if isinstance(noise, Tensor):
-        _check_broadcast(
-            site, "noise", noise.shape, mean.shape, "; a sampled scalar enters as noise[..., None]"
-        )
-    elif not (math.isfinite(noise) and noise > 0):
-        raise ValueError(f"{site} noise got {noise}, expected a positive number")
+    _check_positive(site, "noise", noise, mean.shape, "; a sampled scalar enters as noise[..., None]")
+    if df is not None:
+        _check_positive(site, "df", df, mean.shape)
     if obs is not None:
         if not isinstance(obs, Tensor) or not obs.is_floating_point():
-            got = obs.dtype if isinstance(obs, Tensor) else type(obs).__name__
-            raise TypeError(f"{site} obs got {got}, expected a floating-point tensor")
+            raise TypeError(f"{site} obs got {shown(obs)}, expected a floating-point tensor")
         event = mean.shape[mean.dim() - event_dim :]
         if obs.dim() < event_dim or obs.shape[obs.dim() - event_dim :] != event:
             raise ValueError(
@@ -211,20 +217,34 @@ def _check(
         _check_broadcast(site, "obs", obs.shape, mean.shape)
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            raise TypeError(f"{site} mask got {got}, expected a boolean tensor, True where observed")
+            raise TypeError(f"{site} mask got {shown(mask)}, expected a boolean tensor, True where observed")
         _check_broadcast(site, "mask", mask.shape, mean.shape if obs is None else obs.shape)
     if pyro.settings.get("validate_distributions_pyro"):
-        _check_data(site, noise, obs, mask, family)
+        _check_data(site, {"noise": noise, "df": df}, obs, mask, family)
+
+
+def _check_positive(
+    site: str, argument: str, value: float | Tensor, mean: torch.Size, hint: str = ""
+) -> None:
+    if isinstance(value, Tensor):
+        floats(f"{site} {argument}", value)
+        _check_broadcast(site, argument, value.shape, mean, hint)
+    elif isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{site} {argument} got {shown(value)}, expected a positive number or a tensor of them"
+        )
+    elif not 0 < value < math.inf:
+        raise ValueError(f"{site} {argument} got {value}, expected a positive number")
 
 
 def _check_data(
-    site: str, noise: float | Tensor, obs: Tensor | None, mask: Tensor | None, family: str
+    site: str, scales: Mapping[str, Any], obs: Tensor | None, mask: Tensor | None, family: str
 ) -> None:
-    if isinstance(noise, Tensor) and not bool((noise > 0).all()):
-        raise ValueError(
-            f"{site} noise got {float(noise.min()):.6g} as its smallest entry, expected positive numbers"
-        )
+    for argument, value in scales.items():
+        if isinstance(value, Tensor) and not bool(((value > 0) & (value < math.inf)).all()):
+            low, high = float(value.min()), float(value.max())
+            worst = f"{low:.6g} as its smallest" if low <= 0 else f"{high:.6g} as its largest"
+            raise ValueError(f"{site} {argument} got {worst} entry, expected positive numbers")
     if obs is None:
         return
     seen = obs if mask is None else torch.where(mask, obs, 1.0)

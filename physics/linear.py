@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .problem import Problem, Unknowns
+from .require import floats, shown
 
 
 class LinearProblem(Problem):
@@ -34,7 +35,11 @@ class LinearProblem(Problem):
 
     def __init__(self, stiffness: Tensor, load: Tensor, sensors: Tensor):
         super().__init__()
-        n = stiffness.shape[-1]
+        for name, value in (("stiffness", stiffness), ("load", load), ("sensors", sensors)):
+            floats(name, value)
+            if value.dtype != stiffness.dtype or not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} got {shown(value)}, expected finite {stiffness.dtype} as stiffness")
+        n = stiffness.shape[-1] if stiffness.dim() else 0
         for name, value, shape in (
             ("stiffness", stiffness, (n, n)),
             ("load", load, (n, -1)),
@@ -59,23 +64,26 @@ class LinearProblem(Problem):
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return u = A^-1 (B z + ``residual``), shape (..., n)."""
-        u = _tensor(z) @ self.forward_map.T
+        u = self._known(z) @ self.forward_map.T
+        if residual is not None:
+            self._known(residual, "residual", len(self.stiffness))
         return u if residual is None else u + residual @ self.inverse.T
 
     def observe(self, u: Tensor) -> Tensor:
         """Return C u, shape (..., n_y)."""
-        return u @ self.sensors.T
+        return self._known(u, "u", len(self.stiffness)) @ self.sensors.T
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return A u - B z, shape (..., n)."""
-        return u @ self.stiffness.T - _tensor(z) @ self.load.T
+        return self._known(u, "u", len(self.stiffness)) @ self.stiffness.T - self._known(z) @ self.load.T
 
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log|det A|, shape (...)."""
-        return self.log_determinant.expand(torch.broadcast_shapes(u.shape[:-1], _tensor(z).shape[:-1]))
+        u, z = self._known(u, "u", len(self.stiffness)), self._known(z)
+        return self.log_determinant.expand(torch.broadcast_shapes(u.shape[:-1], z.shape[:-1]))
 
-
-def _tensor(z: Unknowns) -> Tensor:
-    if not isinstance(z, Tensor):
-        raise ValueError(f"z got {type(z).__name__}, expected a tensor (..., d)")
-    return z
+    def _known(self, value: Unknowns, name: str = "z", size: int | None = None) -> Tensor:
+        found = floats(name, value, self.load.shape[-1] if size is None else size)
+        if found.dtype != self.load.dtype:
+            raise TypeError(f"{name} got {found.dtype}, expected {self.load.dtype}, the dtype of the problem")
+        return found

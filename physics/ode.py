@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from .ode_failures import Named, brief, offenders
 from .problem import Problem, SolveError, Unknowns
+from .require import dtype_of_floats, finite, floats, function, numbers, positive, shown, whole
 
 FIXED_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
 ADAPTIVE = ("bosh3", "dopri5", "dopri8")
@@ -77,25 +79,32 @@ class ODEProblem(Problem):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        exact = torch.as_tensor(times, dtype=torch.float64)
+        function("rhs", rhs)
+        exact = numbers("times", times, "increasing numbers")
         if exact.dim() != 1 or not len(exact) or not bool((exact.diff() > 0).all()):
-            raise ValueError(f"times got {exact.tolist()}, expected increasing numbers")
-        start = float(exact[0]) if t0 is None else float(t0)
+            raise ValueError(f"times got {shown(exact.tolist())}, expected increasing numbers")
+        start = float(exact[0]) if t0 is None else finite("t0", t0)
         if start > float(exact[0]):
             raise ValueError(f"t0 got {start}, expected at most the first of the times, {float(exact[0])}")
         if method not in FIXED_STEP + ADAPTIVE:
             raise ValueError(f"method got {method!r}, expected one of {', '.join(FIXED_STEP + ADAPTIVE)}")
-        if substeps < 1 or max_steps < 1:
-            raise ValueError(f"substeps and max_steps got {substeps} and {max_steps}, expected at least 1")
+        substeps, max_steps = whole("substeps", substeps, 1), whole("max_steps", max_steps, 1)
+        rtol, atol = positive("rtol", rtol), positive("atol", atol)
         if on_failure not in ("raise", "reject"):
             raise ValueError(f"on_failure got {on_failure!r}, expected 'raise' or 'reject'")
+        if observation is not None:
+            function("observation", observation)
+        if not isinstance(event_dims or {}, Mapping):
+            raise TypeError(f"event_dims got {shown(event_dims)}, expected a mapping of names to numbers")
+        dtype_of_floats(dtype)
         self.rhs = rhs
         self.t0 = start
         self.method = method
         self.substeps = substeps
         self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
         self.observation = observation
-        self.event_dims = {**(event_dims or {}), "initial_state": 1}
+        dims = {name: whole(f"event_dims[{name!r}]", value, 0) for name, value in (event_dims or {}).items()}
+        self.event_dims = {**dims, "initial_state": 1}
         self.on_failure = on_failure
         self._starts_at_times = start == float(exact[0])
         if dtype is None and isinstance(times, Tensor) and times.is_floating_point():
@@ -108,7 +117,9 @@ class ODEProblem(Problem):
         Raises:
             SolveError: a sample failed and ``on_failure`` is "raise".
         """
-        unknowns, batch = self._unknowns(z, () if residual is None else residual.shape[:-2])
+        if residual is not None:
+            floats("residual", residual, len(self.times), None)
+        unknowns, batch = self._unknowns(z, residual)
         initial = unknowns["initial_state"]
         if residual is None:
             knots = (
@@ -137,7 +148,7 @@ class ODEProblem(Problem):
         Raises:
             SolveError: a sample failed and ``on_failure`` is "raise".
         """
-        unknowns, batch = self._unknowns(z, u.shape[:-2])
+        unknowns, batch = self._unknowns(z, floats("u", u, len(self.times), None))
         u = u.expand((*batch, *u.shape[-2:]))
         before = torch.cat([unknowns["initial_state"].unsqueeze(-2), u[..., :-1, :]], -2)
         begin, length = self._intervals(u)
@@ -145,7 +156,7 @@ class ODEProblem(Problem):
         flown = before
         if len(self.times) > skip:
             # Each interval is one more member of the batch, so an unknown needs a dimension beside its own.
-            widened = {name: value.unsqueeze(len(batch)) for name, value in unknowns.items()}
+            widened = Named({name: value.unsqueeze(len(batch)) for name, value in unknowns.items()})
             after = self._step(before[..., skip:, :], widened, begin[skip:], length[skip:])
             flown = torch.cat([before[..., :skip, :], after], -2)
         return u - flown
@@ -156,7 +167,7 @@ class ODEProblem(Problem):
         r_n depends on u_n with derivative I and else on u_{n-1} alone: dr/du is block lower triangular with a
         unit diagonal, whatever the equation. Virtual observables of an ODE's defects need no correction.
         """
-        _, batch = self._unknowns(z, u.shape[:-2])
+        _, batch = self._unknowns(z, floats("u", u, len(self.times), None))
         return u.new_zeros(batch)
 
     def _intervals(self, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,20 +175,33 @@ class ODEProblem(Problem):
         knots = torch.cat([times.new_tensor([self.t0]), times])
         return knots[:-1], knots.diff()
 
-    def _unknowns(self, z: Unknowns, batch: Sequence[int]) -> tuple[dict[str, Tensor], torch.Size]:
-        """Every unknown expanded to the common batch shape, and that shape."""
+    def _unknowns(self, z: Unknowns, path: Tensor | None) -> tuple[dict[str, Tensor], torch.Size]:
+        """Every unknown expanded to the batch shape common with ``path`` (..., T, k), and that shape."""
         if not isinstance(z, Mapping) or "initial_state" not in z:
             got = list(z) if isinstance(z, Mapping) else type(z).__name__
             raise ValueError(f"z got {got}, expected a mapping of named unknowns with 'initial_state'")
-        leads = {name: value.dim() - self.event_dims.get(name, 0) for name, value in z.items()}
+        dims = self.event_dims
+        leads = {name: floats(f"z[{name!r}]", z[name]).dim() - dims.get(name, 0) for name in z}
         short = [name for name, lead in leads.items() if lead < 0]
         if short:
             raise ValueError(
                 f"z[{short[0]!r}] got shape {tuple(z[short[0]].shape)}, expected (..., "
                 f"{self.event_dims[short[0]]} dimensions of its own)"
             )
-        batch = torch.broadcast_shapes(batch, *(z[name].shape[:lead] for name, lead in leads.items()))
-        return {name: z[name].expand((*batch, *z[name].shape[lead:])) for name, lead in leads.items()}, batch
+        states = z["initial_state"].shape[-1]
+        if not states or (path is not None and path.shape[-1] != states):
+            got = tuple(z["initial_state"].shape)
+            wanted = (
+                "at least one state" if path is None else f"the {path.shape[-1]} states of the trajectory"
+            )
+            raise ValueError(f"z['initial_state'] got shape {got}, expected {wanted}")
+        shapes = {name: tuple(z[name].shape[:lead]) for name, lead in leads.items()}
+        try:
+            batch = torch.broadcast_shapes(() if path is None else path.shape[:-2], *shapes.values())
+        except RuntimeError:
+            raise ValueError(f"z got batch shapes {shown(shapes)}, expected shapes that broadcast") from None
+        widened = {name: z[name].expand((*batch, *z[name].shape[lead:])) for name, lead in leads.items()}
+        return Named(widened), batch
 
     def _step(self, start: Tensor, z: Mapping[str, Tensor], begin: Tensor, length: Tensor) -> Tensor:
         """Phi from ``begin`` over ``length`` (numbers, or one for each entry of the last batch dimension)."""
@@ -210,7 +234,7 @@ class ODEProblem(Problem):
         everything = torch.arange(len(flat_start), device=start.device)
         if path is None:
             with torch.no_grad():
-                failed = _offenders(attempt, everything)
+                failed = offenders(attempt, everything)
         else:
             failed = ~torch.isfinite(path).movedim(0, -1).flatten(-2).all(-1).reshape(-1)
         good = everything[~failed]
@@ -225,7 +249,7 @@ class ODEProblem(Problem):
                 return result.reshape(len(knots), *start.shape)
         first = int(failed.nonzero()[0]) if bool(failed.any()) else 0
         index = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), batch)) if batch else ()
-        values = ", ".join(f"{name}={_brief(value[first])}" for name, value in flat_z.items())
+        values = ", ".join(f"{name}={brief(value[first])}" for name, value in flat_z.items())
         raise SolveError(
             f"{self.method} failed for {int(failed.sum())} of {len(everything)} samples ({reason}), first at "
             f"sample {index}: {values}"
@@ -274,22 +298,3 @@ class ODEProblem(Problem):
         fraction = torch.arange(self.substeps, dtype=knots.dtype, device=knots.device) / self.substeps
         inner = knots[:-1, None] + knots.diff()[:, None] * fraction
         return torch.cat([inner.reshape(-1), knots[-1:]])
-
-
-def _offenders(attempt: Callable[[Tensor], tuple[Tensor | None, str]], rows: Tensor) -> Tensor:
-    """Which rows fail, as booleans, by bisection: an adaptive solver fails for a batch as a whole."""
-    path, _ = attempt(rows)
-    if path is not None:
-        return ~torch.isfinite(path).movedim(0, -1).flatten(-2).all(-1)
-    if len(rows) == 1:
-        return torch.ones(1, dtype=torch.bool, device=rows.device)
-    half = len(rows) // 2
-    return torch.cat([_offenders(attempt, rows[:half]), _offenders(attempt, rows[half:])])
-
-
-def _brief(value: Tensor) -> str:
-    return (
-        f"{float(value):.6g}"
-        if value.dim() == 0
-        else str([float(f"{float(v):.6g}") for v in value.reshape(-1)])
-    )

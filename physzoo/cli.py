@@ -43,8 +43,9 @@ def main() -> None:
     # the class of all mistakes in arguments, wherever this version of typer keeps it
     usage_error: Any = typer.BadParameter.__bases__[0]
     with warnings.catch_warnings():
-        # a rejected draw is part of sampling; on the command line nobody can act on it
+        # a rejected draw is part of sampling, and a hopeless guide has infinite weights: the verdict tells
         warnings.simplefilter("ignore", SolverWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
         try:
             status = app(standalone_mode=False)
         except (BadInput, CheckpointError) as error:

@@ -205,11 +205,8 @@ def draw_fit(path: Path, losses: Sequence[float], log_weights: Array, k_hat: flo
     centred = centred - np.median(centred)
     low, high = np.quantile(centred, [0.001, 0.999])
     right.hist(np.clip(centred, low, high), bins=50, color=POSTERIOR, alpha=0.6)
-    right.set(
-        xlabel="log p(z, y) - log q(z | y), centred [nat]",
-        ylabel="draws",
-        title=f"Importance weights, k-hat {k_hat:.2f}",
-    )
+    right.set(xlabel="log p(z, y) - log q(z | y), centred [nat]", ylabel="draws")
+    right.set_title(f"Importance weights, k-hat {k_hat:.2f}", fontsize=9)
     _save(figure, path)
 
 

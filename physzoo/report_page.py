@@ -9,11 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .labels import with_unit
 from .models.registry import Animal
 
 MOST_ROWS = 40
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 64rem; margin: 2rem auto;
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 72rem; margin: 2rem auto;
        padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .subtitle { color: #555; margin-top: 0.2rem; }
@@ -100,11 +101,11 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
         "reference_mean" in any_row,
         any("published_mean" in row for row in parameters.values()),
     )
-    head = ["unknown", "meaning", "unit", "mean ± sd", "90 % interval"]
+    head = ["unknown", "meaning [unit]", "mean ± sd", "90 % interval"]
     head += ["reference ± sd", "error [sd]", "sd ratio"] if against else []
     head += ["published (distance)"] if published else []
     for key, row in list(parameters.items())[:MOST_ROWS]:
-        cells = [key, row["label"], row["unit"], _plus_minus(row["mean"], row["sd"])]
+        cells = [key, with_unit(row["label"], row["unit"]), _plus_minus(row["mean"], row["sd"])]
         cells.append(f"{_number(row['q05'], row['sd'])} to {_number(row['q95'], row['sd'])}")
         if against:
             cells.append(_plus_minus(row["reference_mean"], row["reference_sd"]))
@@ -129,23 +130,19 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
         )
     if len(parameters) > len(rows):
         notes.append(f"{len(parameters) - len(rows)} more unknowns stand in report.json.")
-    return f'<div class="wide">{_table(head, rows, 3)}</div><p class="note">{escape(" ".join(notes))}</p>'
+    return f'<div class="wide">{_table(head, rows, 2)}</div><p class="note">{escape(" ".join(notes))}</p>'
 
 
 def _calibration(record: Mapping[str, Any], figures: Mapping[str, Path]) -> list[str]:
     found = record["calibration"]
-    around = (
-        "data sets simulated from the prior"
-        if record["encoder"]
-        else "data sets simulated around the posterior"
-    )
+    around = "drawn from the prior" if record["encoder"] else "drawn from this posterior"
     rows = [
         (level, f"{float(share):.3f}", f"{_error(level, found['datasets']):.3f}")
         for level, share in found["coverage"].items()
     ]
     parts = [
         "<h2>Calibration</h2>",
-        f"<p>{found['datasets']} {around}, {found['draws']} draws each. {escape(found['verdict'])}.</p>",
+        f"<p>On data sets simulated from unknowns {around}: {escape(found['verdict'])}.</p>",
         _figure("calibration.png", figures["calibration.png"], CAPTIONS["calibration"]),
     ]
     if rows:

@@ -368,6 +368,28 @@ def test_wrong_options_are_named(changes, error, words):
         fit(model, guide, {"y": Y}, options=QUIET, **changes)
 
 
+class Bayesian(pyro.nn.PyroModule):
+    """A network whose weight is a PyroSample: it must be called as a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = pyro.nn.PyroModule[nn.Linear](1, 1)
+        self.layer.weight = pyro.nn.PyroSample(dist.Normal(0.0, 1.0).expand([1, 1]).to_event(2))
+
+    def forward(self, y=None):
+        x = torch.ones(5, 1)
+        mean = self.layer(x).squeeze(-1)
+        return pyro.sample("y", dist.Normal(mean, 0.5).to_event(1), obs=y)
+
+
+def test_models_with_pyro_samples_are_fitted_too():
+    model, data = Bayesian(), {"y": torch.full((5,), 2.0)}
+    guide = AutoNormal(model)
+    result = fit(model, guide, data, options=QUIET, steps=500, learning_rate=0.05)
+    assert sum(result.losses[-50:]) < sum(result.losses[:50])
+    assert abs(guide.median()["layer.weight"].item() + model.layer.bias.item() - 2.0) < 0.3
+
+
 def test_wrong_sources_and_guides_are_named():
     model = Linear()
     guide = amortize(model, None, "full", example={"y": Y})

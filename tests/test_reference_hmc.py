@@ -59,7 +59,7 @@ def cut_model(y: torch.Tensor | None = None) -> None:
 def test_regions_without_solution_are_never_entered() -> None:
     data = {"y": torch.tensor(0.0).double()}
     one = torch.ones(1).double()
-    found = hmc(cut_model, data, loc=0.8 * one, tril=0.6 * one[None], seed=2, draws=500, progress=False)
+    found = hmc(cut_model, data, loc=0.8 * one, tril=0.6 * one[None], max_steps=8, seed=2, progress=False)
     draws = found.draws["z"]
     assert (draws > 0).all()
     assert abs(draws.mean() - math.sqrt(2 / math.pi)) < 4 * found.summary["mcse_mean"]["z"]
@@ -87,3 +87,13 @@ def test_bad_numbers_are_named(changes: dict) -> None:
     settings = {"loc": torch.zeros(6).double(), "tril": torch.eye(6).double(), **changes}
     with pytest.raises(ValueError, match=next(iter(changes))):
         hmc(animal.model(), animal.data(), progress=False, **settings)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_chains_that_start_on_a_steep_slope_come_down(seed: int) -> None:
+    animal = get("poisson1d")
+    model, data = animal.model(), animal.data()
+    whitening = laplace(model, data)
+    found = hmc(model, data, loc=whitening.loc, tril=whitening.tril, seed=seed, progress=False)
+    assert found.stats["acceptance"].mean(1).min() > 0.5
+    assert found.trusted()

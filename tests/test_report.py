@@ -61,9 +61,9 @@ def test_the_exact_reference_has_the_closed_forms_moments(whole: tuple[Path, Res
 
 def test_report_json_says_what_was_done_and_found(report: dict) -> None:
     assert {
-        "format", "name", "title", "guide", "encoder", "objective", "steps", "seed", "quick", "device", "date",
-        "versions", "verdict", "passed", "checks", "seconds", "fit", "parameters", "k_hat", "c2st", "comparison",
-        "reference", "calibration", "files",
+        "format", "name", "title", "guide", "encoder", "objective", "steps", "seed", "quick", "device",
+        "date", "versions", "verdict", "passed", "checks", "seconds", "fit", "parameters", "k_hat", "c2st",
+        "comparison", "reference", "calibration", "files",
     } == set(report)  # fmt: skip
     assert report["steps"] == report["fit"]["steps"] == 150
     assert {"laplace", "fit", "posterior", "reference", "compare", "calibrate", "total"} <= set(

@@ -1,0 +1,124 @@
+"""Do the arguments of a model fit what it observes? Told before any work is done, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from .require import named, shown
+
+MASK = "mask"
+CAUSES = (ValueError, TypeError, RuntimeError, IndexError, AttributeError, KeyError)
+
+
+def check_mask(data: Mapping[str, Any], name: str = "data") -> None:
+    """Refuse arguments that are no mapping, or whose mask is no boolean tensor.
+
+    Raises:
+        TypeError: they are not.
+    """
+    named(name, data)
+    mask = data.get(MASK)
+    if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool):
+        raise TypeError(f"{name}['{MASK}']: got {shown(mask)}, expected a boolean tensor, True where observed")
+
+
+def check_observed(trace: poutine.Trace, data: Mapping[str, Any], sets: int | None = None) -> None:
+    """Compare every argument that is the value of an observed site with what the site can take.
+
+    Args:
+        trace: of the model on one data set, without plates around it.
+        data: its arguments; those of ``sets`` data sets where that is given.
+        sets: number of data sets.
+
+    Raises:
+        TypeError: an argument is no tensor, or not floating-point at a continuous site.
+        ValueError: it has not the site's shape, or the mask does not fit it, or an entry lies outside the
+            site's support. Entries that are masked or not finite are not looked at.
+    """
+    outer = () if sets is None else (sets,)
+    sites = {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["is_observed"] and data.get(name) is not None
+    }
+    for name, site in sites.items():
+        _check_kind(name, site)
+    mask = data.get(MASK)
+    if isinstance(mask, Tensor) and sites:
+        shapes = [tuple(data[name].shape) for name in sites]
+        if not any(_broadcasts(mask.shape, shape) for shape in shapes):
+            raise ValueError(
+                f"data['{MASK}']: got shape {tuple(mask.shape)}, expected one that broadcasts to "
+                f"{shapes[0]}, the shape of '{next(iter(sites))}'"
+            )
+    for name, site in sites.items():
+        value, expected = data[name], outer + tuple(site["fn"].shape())
+        if _picked(value, site, sets):
+            continue
+        if tuple(value.shape) != expected:
+            each = "one data set" if sets is None else f"{sets} data sets"
+            hint = "; hand many data sets over as DataSets" if sets is None and value.ndim > len(expected) else ""
+            raise ValueError(
+                f"data['{name}']: got shape {tuple(value.shape)}, expected {expected} for {each}{hint}"
+            )
+    for name, site in sites.items():
+        _check_support(name, site["value"] if _picked(data[name], site, sets) else data[name], site, mask)
+
+
+def failure(fn: Any, data: Mapping[str, Any], error: Exception) -> Exception:
+    """Return what a failing run of ``fn`` on ``data`` is to be told as: one sentence.
+
+    Pyro appends a table of all sites to messages, and torch tells of sizes without saying whose.
+    """
+    first = str(error).strip().split("\n", 1)[0].strip()
+    if isinstance(error, ValueError | TypeError) and "got" in first and "expected" in first and len(first) < 300:
+        return type(error)(first) if type(error) in (ValueError, TypeError) else ValueError(first)
+    came = ", ".join(f"{name} {tuple(v.shape) if isinstance(v, Tensor) else shown(v)}" for name, v in data.items())
+    came = came if len(came) <= 120 else f"{came[:117]}..."
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    what = f"{type(error).__name__}: {first}"[:140]
+    name = getattr(fn, "__name__", type(fn).__name__)
+    return kind(f"data: got {came or 'nothing'}, on which {name} fails, expected the arguments of one data set ({what})")
+
+
+def _picked(value: Tensor, site: Mapping[str, Any], sets: int | None) -> bool:
+    """Whether the model observes something else than the argument itself: rows of it, say."""
+    return value.shape[0 if sets is None else 1 :] != site["value"].shape
+
+
+def _check_kind(name: str, site: Mapping[str, Any]) -> None:
+    value = site["value"]
+    if not isinstance(value, Tensor):
+        raise TypeError(f"data['{name}']: got {shown(value)}, expected a tensor")
+    discrete = site["fn"].support.is_discrete if hasattr(site["fn"], "support") else True
+    if not discrete and not value.is_floating_point():
+        raise TypeError(f"data['{name}']: got {shown(value)}, expected a floating-point tensor")
+
+
+def _check_support(name: str, value: Tensor, site: Mapping[str, Any], mask: Any) -> None:
+    support = getattr(site["fn"], "support", None)
+    if support is None or type(site["fn"]).__name__ in ("Unit", "Delta") or not value.numel():
+        return
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if any(isinstance(bound, Tensor) for bound in vars(support).values()):
+        return  # a bound that may move with the unknowns
+    inside = support.check(value)
+    if inside.shape != value.shape:
+        return
+    outside = torch.isfinite(value) & ~inside
+    if isinstance(mask, Tensor) and _broadcasts(mask.shape, value.shape):
+        outside = outside & mask
+    if outside.any():
+        where = tuple(torch.nonzero(outside)[0].tolist())
+        raise ValueError(f"data['{name}']: got {value[where].item():.6g} at {where}, expected values in {support}")
+
+
+def _broadcasts(shape: Any, target: Any) -> bool:
+    lead = len(target) - len(shape)
+    return lead >= 0 and all(mine in (1, other) for mine, other in zip(shape, target[lead:], strict=True))

@@ -1,0 +1,101 @@
+"""Refusals in one sentence: the argument, what came, what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from torch import Tensor
+
+LARGEST_SEED = 2**63 - 1  # what torch's generators take
+
+
+def shown(value: Any) -> str:
+    """Return a value in a few characters: dtype and shape of a tensor, else the start of its repr."""
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {tuple(value.shape)}"
+    if hasattr(value, "shape"):
+        return f"{type(value).__name__} of shape {tuple(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Refuse what is no whole number from ``least`` to ``most``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    wrong = not isinstance(value, Integral) or isinstance(value, bool)
+    if wrong or value < least or (most is not None and value > most):
+        bounds = f"a whole number of at least {least}" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name}: got {shown(value)}, expected {bounds}")
+
+
+def real(name: str, value: Any, low: float, high: float = math.inf, expected: str = "a positive number") -> None:
+    """Refuse what is no number strictly between ``low`` and ``high``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not low < value < high:
+        raise ValueError(f"{name}: got {shown(value)}, expected {expected}")
+
+
+def seed_number(value: Any) -> None:
+    """Refuse what cannot seed a generator.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    whole("seed", value, 0, LARGEST_SEED)
+
+
+def function(name: str, value: Any) -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        TypeError: it cannot.
+    """
+    if not callable(value):
+        raise TypeError(f"{name}: got {shown(value)}, expected a callable")
+
+
+def named(name: str, value: Any) -> None:
+    """Refuse what is no mapping from names.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: got {shown(value)}, expected a mapping from names to values")
+    wrong = [key for key in value if not isinstance(key, str)]
+    if wrong:
+        raise TypeError(f"{name}: got the key {shown(wrong[0])}, expected names")
+
+
+def tensors(name: str, value: Any) -> None:
+    """Refuse what is no mapping from names to tensors.
+
+    Raises:
+        TypeError: it is none.
+    """
+    named(name, value)
+    for key, entry in value.items():
+        if not isinstance(entry, Tensor):
+            raise TypeError(f"{name}['{key}']: got {shown(entry)}, expected a tensor")
+
+
+def widths(name: str, value: Any) -> None:
+    """Refuse what is no sequence of layer widths.
+
+    Raises:
+        TypeError: it is no sequence.
+        ValueError: a width is not a positive whole number.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError(f"{name}: got {shown(value)}, expected a sequence of layer widths")
+    for entry in value:
+        whole(name, entry, 1)
