@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch.distributions import biject_to
 
 from .encoders import ENCODERS, Encoder
 from .families import FAMILIES, Family
+from .require import named, seed_number, shown, tensors, whole
 from .sites import Data, latent_sites, observed_sites, plate_nesting, prototype, simulate
 
 
@@ -88,10 +90,11 @@ class UnconstrainedSites:
         Raises:
             ValueError: a latent site is missing, or has not its own shape on the right.
         """
+        tensors("values", values)
         pieces, total = [], None
         for block in self.blocks:
             if block.name not in values:
-                raise ValueError(f"values: got sites {sorted(values)}, expected also '{block.name}'")
+                raise ValueError(f"values: got sites {shown(sorted(values))}, expected also '{block.name}'")
             value, shape = values[block.name], block.shape
             if value.shape[value.ndim - len(shape) :] != shape:
                 raise ValueError(f"values: got '{block.name}' of shape {tuple(value.shape)}, expected (..., {', '.join(map(str, shape))})")
@@ -148,6 +151,7 @@ class AmortizedGuide(PyroModule):
         Raises:
             ValueError: the sizes do not fit the model, or the map is singular or not finite.
         """
+        _check_whitening(whitening)
         size = self.sites.size
         if whitening.loc.shape != (size,) or whitening.tril.shape != (size, size):
             got = (tuple(whitening.loc.shape), tuple(whitening.tril.shape))
@@ -161,6 +165,7 @@ class AmortizedGuide(PyroModule):
 
     def density(self, data: Data) -> dist.TorchDistribution:
         """Return q(w | y) in whitened coordinates, batch shape that of the data sets."""
+        named("data", data)
         if self.encoder is None:
             context = self.loc.new_zeros((*self._outer(data), 0))
         else:
@@ -213,6 +218,7 @@ class AmortizedGuide(PyroModule):
     @torch.no_grad()
     def sample(self, data: Data, draws: int) -> dict[str, Tensor]:
         """Draw from q(z | y) without a trace or a model: site -> (draws, [B,] *site shape)."""
+        whole("draws", draws, 1)
         w = self.density(data).rsample(torch.Size((draws,)))
         return self.sites.constrain(self._unwhiten(w))[0]
 
@@ -313,10 +319,16 @@ def amortize(
     """
     from .sites import seeded
 
+    whole("simulations", simulations, 0)
+    seed_number(seed)
+    if whitening is not None:
+        _check_whitening(whitening)
+    named("example", example)
+    build = _family(family)
+    _check_options(family, build, options)
     sites = UnconstrainedSites(model, example)
     with seeded(seed):
         net = _encoder(encoder, example)
-        build = _family(family)
         density = build(sites.size, 0 if net is None else net.width, **options)
     guide = AmortizedGuide(sites, net, density, example)
     dtype = next((value.dtype for value in example.values() if isinstance(value, Tensor) and value.is_floating_point()), None)
@@ -349,6 +361,22 @@ def _family(family: Any) -> Any:
     if not callable(family):
         raise TypeError(f"family: got {type(family).__name__}, expected a name or a callable (features, context) -> module")
     return family
+
+
+def _check_whitening(whitening: Any) -> None:
+    if not isinstance(whitening, Whitening):
+        raise TypeError(f"whitening: got {shown(whitening)}, expected a Whitening")
+    tensors("whitening", {"loc": whitening.loc, "tril": whitening.tril})
+
+
+def _check_options(family: Any, build: Any, options: Mapping[str, Any]) -> None:
+    """Refuse options that a family built by name does not know."""
+    if not isinstance(family, str):
+        return
+    known = [name for name in inspect.signature(build).parameters if name not in ("features", "context", "full")]
+    for name in options:
+        if name not in known:
+            raise TypeError(f"{name}: got an option that family '{family}' does not know, expected {' or '.join(known) or 'none'}")
 
 
 @torch.no_grad()

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .arguments import MASK
+from .require import named, shown, whole, widths
 from .sites import Data
 
-MASK = "mask"
 KNOTS = 65
 FARTHEST = 8.0  # standardised values are cut here: a wild data set must not blow up the network
 
@@ -33,10 +34,15 @@ class Encoder(nn.Module):
 
     def __init__(self, example: Data, width: int = 64) -> None:
         super().__init__()
+        named("example", example)
+        whole("width", width, 1)
         self.width = width
         self.names = [name for name, value in example.items() if isinstance(value, Tensor) and name != MASK]
         if not self.names:
-            raise TypeError(f"example: got {sorted(example)}, expected at least one tensor of data to encode")
+            raise TypeError(f"example: got {shown(sorted(example))}, expected at least one tensor of data to encode")
+        empty = [name for name in self.names if not example[name].numel()]
+        if empty:
+            raise ValueError(f"example['{empty[0]}']: got shape {tuple(example[empty[0]].shape)}, expected at least one entry")
         self.shapes = {name: tuple(example[name].shape) for name in self.names}
         self.masked = isinstance(example.get(MASK), Tensor)
         if self.masked:
@@ -71,25 +77,41 @@ class Encoder(nn.Module):
         Raises:
             ValueError: an argument is missing or has not the trailing shape of the example.
         """
+        if not self.masked and data.get(MASK) is not None:
+            raise ValueError(f"mask: got {shown(data[MASK])}, expected none, as in the example that the encoder was built from")
         values, scores, masks = [], [], []
         for name in self.names:
-            value = data.get(name)
-            shape = self.shapes[name]
-            if not isinstance(value, Tensor) or tuple(value.shape[value.ndim - len(shape) :]) != shape:
-                got = tuple(value.shape) if isinstance(value, Tensor) else value
-                raise ValueError(f"{name}: got {got}, expected a tensor of shape (..., {', '.join(map(str, shape))})")
-            outer = value.ndim - len(shape)
+            value = self._entry(data, name)
+            outer = value.ndim - len(self.shapes[name])
             mean, scale = getattr(self, f"{name}_mean"), getattr(self, f"{name}_scale")
             value = value.to(mean.dtype)
             pair = [_flat((value - mean) / scale, outer).clamp(-FARTHEST, FARTHEST), self._normal_score(name, _flat(value, outer))]
             if self.masked:
-                mask = data[MASK] if data.get(MASK) is not None else torch.ones_like(value, dtype=torch.bool)
-                seen = _flat(mask.to(torch.bool).expand(value.shape), outer)
+                seen = _flat(self._seen(data, value), outer)
                 pair = [torch.where(seen, part, torch.zeros_like(part)) for part in pair]
                 masks.append(seen.to(mean.dtype))
             values.append(pair[0])
             scores.append(pair[1])
         return torch.cat(values + scores, -1), torch.cat(masks, -1) if masks else None
+
+    def _entry(self, data: Data, name: str) -> Tensor:
+        value, shape = data.get(name), self.shapes[name]
+        wrong = not isinstance(value, Tensor) or not value.numel() or value.ndim < len(shape)
+        if wrong or tuple(value.shape[value.ndim - len(shape) :]) != shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
+            raise ValueError(f"{name}: got {got}, expected a tensor of shape (..., {', '.join(map(str, shape))})")
+        return value
+
+    def _seen(self, data: Data, value: Tensor) -> Tensor:
+        mask = data.get(MASK)
+        if mask is None:
+            return torch.ones_like(value, dtype=torch.bool)
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise TypeError(f"mask: got {shown(mask)}, expected a boolean tensor, True where observed")
+        try:
+            return mask.expand(value.shape)
+        except RuntimeError:
+            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected to broadcast to {tuple(value.shape)}") from None
 
     def _normal_score(self, name: str, flat: Tensor) -> Tensor:
         """Interpolate the normal score of each entry linearly between the knots, and on beyond the outermost two."""
@@ -149,6 +171,7 @@ def _scores(count: int) -> Tensor:
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Return linear layers of the given sizes with SiLU between them."""
+    widths("hidden", sizes)
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
         layers += [nn.Linear(a, b)] if i == len(sizes) - 2 else [nn.Linear(a, b), nn.SiLU()]
@@ -160,6 +183,7 @@ class MLP(Encoder):
 
     def __init__(self, example: Data, width: int = 64, hidden: Sequence[int] = (128, 128)) -> None:
         super().__init__(example, width)
+        widths("hidden", hidden)
         self.net = mlp([self.size(), *hidden, width])
 
     def forward(self, **data: Tensor) -> Tensor:
@@ -173,6 +197,9 @@ class Convolution(Encoder):
 
     def __init__(self, example: Data, width: int = 64, features: int = 32, kernel: int = 5, layers: int = 3) -> None:
         super().__init__(example, width)
+        whole("features", features, 1)
+        whole("layers", layers, 1)
+        whole("kernel", kernel, 1)
         if kernel % 2 == 0:
             raise ValueError(f"kernel: got {kernel}, expected an odd number")
         sizes = [self.channels(), *([features] * layers)]
@@ -200,6 +227,8 @@ class Attention(Encoder):
 
     def __init__(self, example: Data, width: int = 64, features: int = 64, heads: int = 4, layers: int = 2) -> None:
         super().__init__(example, width)
+        for name, value in (("features", features), ("heads", heads), ("layers", layers)):
+            whole(name, value, 1)
         if features % heads:
             raise ValueError(f"features: got {features}, expected a multiple of heads = {heads}")
         where = torch.linspace(0, 1, self.length()).unsqueeze(-1)
@@ -243,10 +272,11 @@ class MaskedSet(Encoder):
         self, example: Data, width: int = 64, positions: Tensor | None = None, features: int = 128
     ) -> None:
         super().__init__(example, width)
-        where = torch.linspace(0, 1, self.length()) if positions is None else torch.as_tensor(positions).float()
-        where = where.reshape(len(where), -1)
-        if len(where) != self.length():
-            raise ValueError(f"positions: got {len(where)}, expected one for each of the {self.length()} sensors")
+        whole("features", features, 1)
+        where = torch.linspace(0, 1, self.length()) if positions is None else positions
+        if not isinstance(where, Tensor) or where.ndim < 1 or len(where) != self.length():
+            raise ValueError(f"positions: got {shown(where)}, expected a tensor, one row for each of the {self.length()} sensors")
+        where = where.float().reshape(len(where), -1)
         self.register_buffer("positions", where)
         self.element = mlp([self.channels() + where.shape[-1], features, features])
         self.head = mlp([features + 1, features, width])
@@ -275,6 +305,7 @@ class Table(Encoder):
 
     def __init__(self, example: Data, width: int = 64, sets: int = 1) -> None:
         super().__init__(example, width)
+        whole("sets", sets, 1)
         self.vectors = nn.Parameter(torch.zeros(sets, width))
 
     def forward(self, **data: Tensor) -> Tensor:
@@ -284,7 +315,8 @@ class Table(Encoder):
             ValueError: another number of data sets comes than the table holds.
         """
         first = self.names[0]
-        outer = tuple(data[first].shape[: data[first].ndim - len(self.shapes[first])])
+        value = self._entry(data, first)
+        outer = tuple(value.shape[: value.ndim - len(self.shapes[first])])
         if outer == ():
             return self.vectors[0]  # one data set without a plate: the trial run that a driver makes
         if outer != (len(self.vectors),):

@@ -14,6 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from .flows import Flow, LowerTriangularAffine, Planar, transforms_of_zuko
+from .require import real, whole, widths
 
 
 class Head(nn.Module):
@@ -71,6 +72,8 @@ class LowRank(nn.Module):
 
     def __init__(self, features: int, context: int, rank: int | None = None) -> None:
         super().__init__()
+        if rank is not None:
+            whole("rank", rank, 1)
         self.features, self.rank = features, rank or max(1, round(features**0.5))
         self.head = Head(context, features * (2 + self.rank))
 
@@ -89,6 +92,7 @@ class PlanarFlow(nn.Module):
 
     def __init__(self, features: int, context: int, layers: int = 8) -> None:
         super().__init__()
+        whole("layers", layers, 1)
         self.features, self.layers = features, layers
         self.affine = Affine(features, context, full=False)
         self.head = Head(context, layers * (2 * features + 1))
@@ -116,7 +120,7 @@ class SplineFlow(nn.Module):
         transforms: number of couplings; masks alternate.
         bins: number of spline bins on [-5, 5].
         hidden: widths of the networks.
-        tail: initial degrees of freedom of a Student-t base (learnt), or None for a normal base.
+        tail: initial degrees of freedom (> 2) of a Student-t base, learnt from there, or None for a normal base.
 
     Source: Durkan et al., arXiv:1906.04032.
     """
@@ -131,6 +135,11 @@ class SplineFlow(nn.Module):
         tail: float | None = None,
     ) -> None:
         super().__init__()
+        whole("transforms", transforms, 1)
+        whole("bins", bins, 2)
+        widths("hidden", hidden)
+        if tail is not None:
+            real("tail", tail, 2.0, expected="a number above 2, or None")
         flows = transforms_of_zuko()
         from zuko.flows.coupling import GeneralCouplingTransform
         from zuko.transforms import MonotonicRQSTransform
@@ -154,7 +163,7 @@ class SplineFlow(nn.Module):
         self.steps = nn.ModuleList(steps)
         self.context = context
         self.affine = Affine(features, context, full=True)
-        self.log_tail = None if tail is None else nn.Parameter(torch.tensor(float(tail)).log())
+        self.log_tail = None if tail is None else nn.Parameter(torch.tensor(float(tail) - 2.0).log())
 
     def forward(self, context: Tensor) -> TorchDistribution:
         """Return the distribution over R^features with the batch shape of the context."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.require import shown
 from ..guides.sites import Data, outer_plates, seeded
 from .densities import count, draw, one, site_log_probs, total
 from .latents import Latents
@@ -147,6 +148,8 @@ def _known(values: Values, latents: Latents) -> Values:
 def _thinned(fitted: Any, latents: Latents, draws: int) -> Values:
     """Return ``draws`` evenly spaced draws of a chain or sample, site -> (draws, *site shape)."""
     group = fitted["posterior"].to_dataset() if hasattr(fitted, "children") else fitted
+    if not isinstance(group, Mapping):
+        raise TypeError(f"fit: got {shown(fitted)} back, expected a guide, a mapping of draws or a DataTree")
     result = {}
     for name, shape in latents.shapes.items():
         if name not in group:
@@ -155,6 +158,8 @@ def _thinned(fitted: Any, latents: Latents, draws: int) -> Values:
             )
         value = group[name]
         array = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+        if tuple(array.shape[array.ndim - len(shape) :]) != tuple(shape):
+            raise ValueError(f"fit: got draws of '{name}' of shape {tuple(array.shape)}, expected (..., {shown(tuple(shape))})")
         array = array.reshape(-1, *shape)
         if len(array) < draws:
             raise ValueError(f"fit: got {len(array)} draws of '{name}', expected at least {draws}")

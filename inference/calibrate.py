@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
+from ..guides.arguments import check_mask
+from ..guides.require import function, real, seed_number, shown, tensors, whole
 from ..guides.sites import Data, prototype, seeded, simulate
 from .blocks import Block, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, calibrate_draws
@@ -74,16 +76,19 @@ def calibrate(
     if (guide is None) == (fit is None):
         raise ValueError("guide, fit: got both or neither, expected exactly one of them")
     for name, number, least in (("datasets", datasets, 2), ("draws", draws, 2), ("chunk", chunk, 1)):
-        if number < least:
-            raise ValueError(f"{name}: got {number}, expected at least {least}")
-    if not widen > 0:
-        raise ValueError(f"widen: got {widen}, expected a positive factor")
+        whole(name, number, least)
+    real("widen", widen, 0.0, expected="a positive factor")
+    real("alpha", alpha, 0.0, 1.0, "a level between 0 and 1")
+    seed_number(seed)
+    function("guide" if fit is None else "fit", guide if fit is None else fit)
+    check_mask({} if given is None else given, "given")
     judge = model if simulator is None else simulator
     if pairs is None:
         _check_simulator(judge, given)
         pairs = simulate(judge, datasets, given, seed)
     data, kept = _data(judge, pairs, given)
     latents = Latents.of(judge, one(data))
+    _check_truths(pairs, latents, len(kept))
     truths = {name: value[kept] for name, value in latents.plain(pairs, 1).items()}
     known = truths if set(truths) == set(latents.shapes) else None
     scoring = Scoring(judge, latents, draws, widen, chunk, own=simulator is None)
@@ -178,14 +183,15 @@ def _data(
     model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None
 ) -> tuple[dict[str, Any], Tensor]:
     """Return the model's arguments for every data set, and which simulations are finite."""
-    function = model.forward if isinstance(model, torch.nn.Module) else model
-    arguments = [name for name in inspect.signature(function).parameters if name in pairs]
+    tensors("pairs", pairs)
+    call = model.forward if isinstance(model, torch.nn.Module) else model
+    arguments = [name for name in inspect.signature(call).parameters if name in pairs]
     if not arguments:
         raise ValueError(
-            f"model: got none of its arguments among the simulated sites {', '.join(pairs)}, expected an "
+            f"model: got none of its arguments among the simulated sites {shown(list(pairs))}, expected an "
             "observed site with the name of the argument it conditions on"
         )
-    total = len(pairs[arguments[0]])
+    total = count({name: pairs[name] for name in arguments})
     kept = torch.ones(total, dtype=torch.bool)
     for name in arguments:
         kept &= torch.isfinite(pairs[name]).reshape(total, -1).all(-1)
@@ -195,6 +201,13 @@ def _data(
     for name, value in (given or {}).items():
         data[name] = value.expand(int(kept.sum()), *value.shape) if isinstance(value, Tensor) else value
     return data, kept
+
+
+def _check_truths(pairs: Mapping[str, Tensor], latents: Latents, total: int) -> None:
+    for name, shape in latents.shapes.items():
+        if name in pairs and (len(pairs[name]) != total or pairs[name][0].numel() != shape.numel()):
+            expected = (total, *shape)
+            raise ValueError(f"pairs['{name}']: got shape {tuple(pairs[name].shape)}, expected {expected}")
 
 
 def _rows(data: Mapping[str, Any], rows: slice) -> dict[str, Any]:

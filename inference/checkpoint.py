@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
 FORMAT = "physzoo-checkpoint-1"
+
+
+_UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError),
+)
 
 
 class CheckpointError(ValueError):
@@ -59,8 +67,14 @@ def load(path: str | Path) -> dict[str, Any]:
     try:
         if not zipfile.is_zipfile(path):
             raise CheckpointError(f"checkpoint: '{path}' is not a physzoo checkpoint (not the archive that fit writes)")
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch reads tensors without looking at their checksums
+        if broken is not None:
+            raise CheckpointError(
+                f"checkpoint: got '{path}', which is damaged at '{broken}', expected a file written by fit"
+            )
         state = torch.load(path, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         if isinstance(error, CheckpointError):
             raise
         reason = str(error).split("\n", 1)[0][:120]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..guides.require import seed_number, shown, whole
 from .latents import scalar_names
 
 Array = NDArray[np.float64]
@@ -88,11 +89,13 @@ def compare(
     Raises:
         ValueError: no common site, shapes that differ, fewer than 10 draws, or weights that do not fit.
     """
-    left, right = _draws(draws), _draws(reference)
+    whole("limit", limit, 10)
+    seed_number(seed)
+    left, right = _draws(draws, "draws"), _draws(reference, "reference")
     names = [name for name in right if name in left]
     if not names:
         raise ValueError(
-            f"draws: got sites {sorted(left)}, expected some of the reference's, {sorted(right)}"
+            f"draws: got sites {shown(sorted(left))}, expected some of the reference's, {shown(sorted(right))}"
         )
     for name in names:
         if left[name].shape[1:] != right[name].shape[1:]:
@@ -100,6 +103,9 @@ def compare(
             raise ValueError(
                 f"draws['{name}']: got site shape {got}, expected that of the reference, {expected}"
             )
+    unknown = [name for name in _site_names(positive) if name not in names]
+    if unknown:
+        raise ValueError(f"positive: got '{unknown[0]}', expected some of the sites {shown(names)}")
     labels = scalar_names({name: right[name].shape[1:] for name in names})
     a, b = _matrix(left, names, ()), _matrix(right, names, ())
     w = _weights(weights, len(a))
@@ -186,7 +192,13 @@ def c2st(
     return right / float(importance.sum())
 
 
-def _draws(source: Any) -> dict[str, Array]:
+def _site_names(positive: Any) -> Sequence[str]:
+    if isinstance(positive, str) or not isinstance(positive, Sequence):
+        raise TypeError(f"positive: got {shown(positive)}, expected a sequence of sites")
+    return positive
+
+
+def _draws(source: Any, argument: str) -> dict[str, Array]:
     """Return site -> (S, *site shape) of whatever holds draws."""
     if hasattr(source, "children"):
         group = source["posterior"] if "posterior" in source.children else source
@@ -199,14 +211,23 @@ def _draws(source: Any) -> dict[str, Array]:
         return {name: np.asarray(value, float).reshape(-1, *value.shape[2:]) for name, value in held.items()}
     if not isinstance(source, Mapping):
         raise TypeError(
-            f"draws: got {type(source).__name__}, expected a DataTree, a Reference or a mapping of arrays"
+            f"{argument}: got {shown(source)}, expected a DataTree, a Reference or a mapping of arrays"
         )
-    return {name: _array(value) for name, value in source.items()}
+    arrays = {name: _array(value, f"{argument}['{name}']") for name, value in source.items()}
+    sizes = {name: len(value) if value.ndim else 0 for name, value in arrays.items()}
+    if len(set(sizes.values())) > 1 or 0 in sizes.values():
+        raise ValueError(f"{argument}: got {shown(sizes)} draws, expected as many of each site, and at least one")
+    return arrays
 
 
-def _array(value: Any) -> Array:
+def _array(value: Any, argument: str) -> Array:
     detached = value.detach().cpu() if hasattr(value, "detach") else value
-    return np.asarray(detached, float)
+    try:
+        if np.iscomplexobj(detached):
+            raise TypeError
+        return np.asarray(detached, float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{argument}: got {shown(value)}, expected an array of real numbers") from None
 
 
 def _matrix(values: Mapping[str, Array], names: Sequence[str], positive: Sequence[str]) -> Array:
@@ -227,7 +248,7 @@ def _matrix(values: Mapping[str, Array], names: Sequence[str], positive: Sequenc
 def _weights(weights: ArrayLike | None, count: int) -> Array:
     if weights is None:
         return np.full(count, 1 / count)
-    found = _array(weights)
+    found = _array(weights, "weights")
     if found.shape != (count,) or not np.isfinite(found).all() or (found < 0).any() or found.sum() <= 0:
         raise ValueError(
             f"weights: got shape {found.shape}, expected ({count},) finite, not negative, not all zero"

@@ -20,10 +20,19 @@ from ..guides.sites import seeded, traced, unchecked
 from .checkpoint import CheckpointError, load, save
 from .data import Batches, Source
 from .densities import check_guide
-from .fit_support import adam, difference, direct, moved, parameters_of, progress_bar, refuse_replaced_subsamples
+from .fit_support import (
+    adam,
+    difference,
+    direct,
+    moved,
+    parameters_of,
+    progress_bar,
+    refuse_replaced_subsamples,
+)
 from .guard import NonFiniteError, diagnose
 from .objectives import ELBO, Batch, Objective, Stock
 from .options import FitOptions
+
 
 class CheckpointWarning(UserWarning):
     """A checkpoint could not be written; the fit goes on and the previous checkpoint is kept."""
@@ -240,5 +249,7 @@ class _Loop:
             torch.set_rng_state(state["generator"])
             if "cuda_generators" in state and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(state["cuda_generators"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"checkpoint: '{self.options.checkpoint}' is incomplete, expected one written by fit ({error})") from None
+        except CheckpointError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"checkpoint: '{self.options.checkpoint}' is incomplete, expected one written by fit ({str(error)[:120]!r})") from None

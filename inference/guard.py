@@ -25,14 +25,15 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
     for name, value in batch.data.items():
         where = _first(value, missing=_missing(batch.data, value))
         if where is not None:
-            return f"argument '{name}' holds {_number(value, where)} at {_index(where, batch.datasets, data=True)}"
+            return f"argument '{name}' holds {_number(value, where)} at {_entry(where, batch.datasets)}"
     size = None if particles == 1 else particles
     with torch.no_grad():
         guide_trace = poutine.trace(plated(guide, batch.nesting, size, batch.datasets)).get_trace(**batch.data)
         for name, site in _samples(guide_trace):
             where = _first(site["value"])
             if where is not None:
-                return f"guide site '{name}' drew {_number(site['value'], where)} at {_index(where, batch.datasets)}"
+                at = _place(where[: site["value"].ndim - len(site["fn"].event_shape)], batch)
+                return f"guide site '{name}' drew {_number(site['value'], where)} at {at}"
         replayed = poutine.replay(plated(model, batch.nesting, size, batch.datasets), trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(**batch.data)
     for kind, trace in (("guide", guide_trace), ("model", model_trace)):
@@ -40,9 +41,8 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
             where = _first(log_prob)
             if where is not None:
-                at = _index(where, batch.datasets)
                 drawn = _latent_values(model_trace, where)
-                return f"{kind} site '{name}' has log density {_number(log_prob, where)} at {at}{drawn}"
+                return f"{kind} site '{name}' has log density {_number(log_prob, where)} at {_place(where, batch)}{drawn}"
     return "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
 
 
@@ -73,20 +73,37 @@ def _number(value: Tensor, where: tuple[int, ...]) -> str:
     return str(value[where].item())
 
 
-def _index(where: tuple[int, ...], datasets: int | None, data: bool = False) -> str:
-    if not where:
-        return "its only sample"
-    return ("entry " if data else "sample ") + (f"{where[0]}" if len(where) == 1 else f"{where}")
+def _entry(where: tuple[int, ...], datasets: int | None) -> str:
+    """Say where an entry of the data stands."""
+    own = where if datasets is None else where[1:]
+    entry = f"entry {own[0] if len(own) == 1 else own}" if own else "its only entry"
+    return entry if datasets is None else f"{entry} of data set {where[0]}"
+
+
+def _place(where: tuple[int, ...], batch: Batch) -> str:
+    """Say which particle and data set an index over batch dimensions means; the model's own plates are the last of them."""
+    outer, plates = where[: max(len(where) - batch.nesting, 0)], where[max(len(where) - batch.nesting, 0) :]
+    words = []
+    if batch.datasets is not None and outer:
+        words, outer = [f"data set {outer[-1]}"], outer[:-1]
+    if outer:
+        words.insert(0, f"{'particle' if words else 'sample'} {outer[-1]}")
+    inside = f", plate entry {plates[0] if len(plates) == 1 else plates}" if plates else ""
+    return (" of ".join(words) or "its only sample") + inside
 
 
 def _latent_values(trace: poutine.Trace, where: tuple[int, ...]) -> str:
-    """Name the unknowns of the offending sample, as far as the leading index reaches them."""
+    """Name the unknowns of the offending sample, as far as its index reaches them."""
     named = []
     for name, site in _samples(trace):
-        batch = site["fn"].batch_shape
-        if site["is_observed"] or len(batch) != len(where) or any(i >= n for i, n in zip(where, batch, strict=True)):
+        if site["is_observed"]:
             continue
-        numbers = site["value"][where].flatten()[:4].tolist()
-        more = ", ..." if site["value"][where].numel() > 4 else ""
-        named.append(f"{name} = {', '.join(f'{x:.4g}' for x in numbers)}{more}")
+        value, events = site["value"], len(site["fn"].event_shape)
+        batch = value.shape[: value.ndim - events]
+        if len(batch) > len(where):
+            continue
+        index = tuple(0 if size == 1 else i for i, size in zip(where[len(where) - len(batch) :], batch, strict=True))
+        numbers = value[index].flatten()
+        more = ", ..." if numbers.numel() > 4 else ""
+        named.append(f"{name} = {', '.join(f'{x:.4g}' for x in numbers[:4].tolist())}{more}")
     return f" ({'; '.join(named)})" if named else ""

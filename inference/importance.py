@@ -47,7 +47,8 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
             log_weights[:, index] = -np.log(len(column))
         else:
             # psislw expects log-likelihoods and turns the sign of what it gets
-            smooth, shape[index] = array_stats.psislw(-column)
+            with np.errstate(over="ignore"):
+                smooth, shape[index] = array_stats.psislw(-column)
             log_weights[:, index] = smooth - np.logaddexp.reduce(smooth)
     shape[np.isnan(shape)] = np.inf  # the Pareto fit fails where one draw carries all the weight
     return log_weights.reshape(ratio.shape), np.where(usable, shape.reshape(ratio.shape[1:]), np.inf)

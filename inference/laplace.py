@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from ..guides.amortize import UnconstrainedSites, Whitening
+from ..guides.require import named, real, seed_number, whole
 from ..guides.sites import Data, seeded, simulate
 from .densities import log_joint
 
@@ -51,6 +52,11 @@ def laplace(
     Raises:
         ValueError: no prior draw has a finite density.
     """
+    whole("starts", starts, 1)
+    whole("candidates", candidates, 2)
+    seed_number(seed)
+    real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
+    named("data", data)
     sites = UnconstrainedSites(model, data)
     log_density = unconstrained_log_density(model, data, sites)
     with seeded(seed):

@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
 
+from ..guides.require import named
 from ..guides.sites import Data, latent_sites, outer_plates, plate_nesting, prototype, simulate
 from .densities import log_joint, site_log_probs, total
 
@@ -138,6 +139,7 @@ class Latents:
 
 def unobserved(model: Callable[..., Any], data: Data) -> dict[str, Any]:
     """Return the arguments that are not the value of an observed site: masks, covariates, times."""
+    named("data", data)
     sites = prototype(model, data).nodes
     return {
         name: value for name, value in data.items() if name not in sites or not sites[name].get("is_observed")

@@ -12,8 +12,9 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ..guides.sites import Data, observed_sites, outer_plates, prototype, seeded, simulate
-from .densities import paired_traces, site_log_probs, total
+from ..guides.require import function, named, seed_number, shown, whole
+from ..guides.sites import Data, observed_sites, outer_plates, prototype, seeded, simulate, traced
+from .densities import check_guide, paired_traces, site_log_probs, total
 from .latents import Latents, unobserved
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ def sample(
     Raises:
         ValueError: ``draws`` is not positive.
     """
-    if draws < 1:
-        raise ValueError(f"draws: got {draws}, expected at least 1")
+    function("guide", guide)
+    whole("draws", draws, 1)
     shape = (draws,) if datasets is None else (draws, datasets)
     own_sampler = getattr(guide, "sample", None)
     if callable(own_sampler):
         with seeded(seed):
             return cast("dict[str, Tensor]", own_sampler(data, draws))
     with seeded(seed), torch.no_grad(), poutine.block(), outer_plates(nesting, draws, datasets):
-        trace = poutine.trace(guide).get_trace(**data)
+        trace = traced(guide, data)
     result = {}
     nodes: dict[str, Any] = dict(poutine.util.prune_subsample_sites(trace).nodes)
     for name, site in nodes.items():
@@ -102,17 +103,15 @@ def posterior(
 
     Source: layout of ArviZ's InferenceData schema, as written by its NumPyro SVI converter.
     """
-    if draws < 1 or chunk < 1:
-        raise ValueError(f"draws, chunk: got {draws} and {chunk}, expected positive numbers")
+    whole("draws", draws, 1)
+    whole("chunk", chunk, 1)
+    seed_number(seed)
+    function("guide", guide)
     trace = prototype(model, data)
     latents, observed = Latents.of(model, data), observed_sites(trace)
-    known = [*latents.shapes, *observed]
-    for argument, given in (("dims", dims), ("units", units)):
-        for name in given or {}:
-            if name not in known:
-                raise ValueError(
-                    f"{argument}: got '{name}', expected a site of the model: {', '.join(known)}"
-                )
+    shapes = {**latents.shapes, **{name: site["value"].shape for name, site in observed.items()}}
+    _check_layout(shapes, coords, dims, units)
+    check_guide(prototype(guide, data), latents.shapes)
     with seeded(seed), torch.no_grad():
         parts = [
             _evaluate(model, guide, data, latents, observed, min(chunk, draws - start))
@@ -156,7 +155,7 @@ def tree(
     filled = {group: dict(variables) for group, variables in groups.items() if variables}
     result = az.from_dict(
         filled,
-        coords=None if coords is None else dict(coords),
+        coords=None if coords is None else {name: list(value) for name, value in coords.items()},
         dims=None if dims is None else {name: list(value) for name, value in dims.items()},
         attrs={"/": dict(attrs or {})},
     )
@@ -165,6 +164,26 @@ def tree(
             if name in result[group].data_vars and group not in ("log_likelihood", "sample_stats"):
                 result[group][name].attrs["units"] = unit
     return result
+
+
+def _check_layout(
+    shapes: Mapping[str, Sequence[int]],
+    coords: Mapping[str, Sequence[Any]] | None,
+    dims: Mapping[str, Sequence[str]] | None,
+    units: Mapping[str, str] | None,
+) -> None:
+    """Refuse names that are no sites, and dimensions that are not as many and as long as a site's."""
+    for argument, given in (("coords", coords), ("dims", dims), ("units", units)):
+        named(argument, {} if given is None else given)
+        for name in {} if argument == "coords" or given is None else given:
+            if name not in shapes:
+                raise ValueError(f"{argument}: got '{name}', expected a site of the model: {', '.join(shapes)}")
+    for name, wanted in (dims or {}).items():
+        if not isinstance(wanted, Sequence) or len(wanted) != len(shapes[name]):
+            raise ValueError(f"dims['{name}']: got {shown(wanted)}, expected {len(shapes[name])} names")
+        for dim, size in zip(wanted, shapes[name], strict=True):
+            if coords is not None and dim in coords and len(coords[dim]) != size:
+                raise ValueError(f"coords['{dim}']: got {len(coords[dim])} values, expected {size} as in '{name}'")
 
 
 @dataclass(frozen=True)

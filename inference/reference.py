@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from .checkpoint import write_atomically
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -120,14 +121,7 @@ class Reference:
         arrays |= {f"stats/{name}": value for name, value in self.stats.items()}
         for key, found in self.summary.items():
             arrays |= {f"summary/{key}/{name}": value for name, value in found.items()}
-        handle, side = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".npz")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            os.replace(side, target)
-        except BaseException:
-            Path(side).unlink(missing_ok=True)
-            raise
+        write_atomically(target, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
         return target
 
     @classmethod
@@ -142,9 +136,9 @@ class Reference:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             meta = json.loads(str(arrays.pop("meta")))
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError, AttributeError) as error:
+        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, AttributeError, OSError) as error:
             raise wrong from error
-        if not isinstance(meta, dict) or meta.get("format") != _FORMAT:
+        if not isinstance(meta, dict) or meta.get("format") != _FORMAT or not _complete(meta, arrays):
             raise wrong
         parts: dict[str, dict[str, np.ndarray]] = {"draws": {}, "stats": {}}
         summary: dict[str, dict[str, np.ndarray]] = {}
@@ -158,6 +152,16 @@ class Reference:
         return cls(
             meta["method"], parts["draws"], summary, parts["stats"], meta["settings"], meta["datasets"]
         )
+
+
+def _complete(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> bool:
+    """Whether a file holds what ``save`` writes: settings, draws of some site, and nothing under another name."""
+    depths = {"draws": 1, "stats": 1, "summary": 2}
+    return (
+        {"method", "settings", "datasets"} <= set(meta)
+        and any(key.startswith("draws/") for key in arrays)
+        and all(key.count("/") >= depths.get(key.split("/", 1)[0], len(key) + 1) for key in arrays)
+    )
 
 
 def summarise(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from ..guides.require import real, seed_number, shown, whole
 from ..guides.sites import Data
 from .latents import Latents, scalar_names
 from .reference import Reference, summarise
@@ -104,14 +105,18 @@ def grid(
     latents = Latents.of(model, data)
     if latents.size > 2 or not latents.elementwise:
         raise ValueError(f"model: got {latents.size} unknowns, expected one or two scalars for a grid")
-    if points < 3 or chunk < 1:
-        raise ValueError(f"points, chunk: got {points} and {chunk}, expected at least 3 and 1")
+    whole("points", points, 3)
+    whole("chunk", chunk, 1)
+    seed_number(seed)
+    real("width", width, 0.0)
     prior = latents.prior(model, data, 4096, seed)
     if bounds is None:
         middle, spread = prior.mean(0).tolist(), prior.std(0).tolist()
         bounds = [(m - width * s, m + width * s) for m, s in zip(middle, spread, strict=True)]
-    if len(bounds) != latents.size or any(not low < high for low, high in bounds):
-        raise ValueError(f"bounds: got {list(bounds)}, expected {latents.size} pairs low < high")
+    limits = np.asarray(bounds) if isinstance(bounds, Sequence | np.ndarray) else np.zeros(0)
+    usable = limits.shape == (latents.size, 2) and limits.dtype.kind in "iuf" and bool(np.isfinite(limits).all())
+    if not usable or not bool((limits[:, 0] < limits[:, 1]).all()):
+        raise ValueError(f"bounds: got {shown(bounds)}, expected {latents.size} pairs low < high")
     steps = [(high - low) / points for low, high in bounds]
     axes = [
         low + step * (torch.arange(points, dtype=prior.dtype) + 0.5)

@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
+from ..guides.require import real, seed_number, shown, whole
 from ..guides.sites import Data, seeded
 from .latents import Latents
 from .reference import Reference, summarise
@@ -63,8 +64,13 @@ def hmc(
     Source: Neal, arXiv:1206.1901; Hoffman, Sountsov (2022) for the batch of chains.
     """
     for name, number, least in (("chains", chains, 2), ("draws", draws, 4), ("warmup", warmup, 20)):
-        if number < least:
-            raise ValueError(f"{name}: got {number}, expected at least {least}")
+        whole(name, number, least)
+    whole("max_steps", max_steps, 1)
+    real("target_accept", target_accept, 0.0, 1.0, "a rate between 0 and 1")
+    seed_number(seed)
+    for name, value in (("loc", loc), ("tril", tril)):
+        if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name}: got {shown(value)}, expected a tensor of finite numbers")
     latents = Latents.of(model, data)
     if loc.shape != (latents.size,) or tril.shape != (latents.size, latents.size):
         got, size = (tuple(loc.shape), tuple(tril.shape)), latents.size

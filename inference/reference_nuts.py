@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
+from ..guides.require import real, seed_number, shown, tensors, whole
 from ..guides.sites import Data, seeded
 from .latents import Latents
 from .reference import Reference, summarise
@@ -64,8 +65,10 @@ def nuts(
     Source: Hoffman, Gelman, arXiv:1111.4246; Pyro's implementation.
     """
     for name, number in (("chains", chains), ("draws", draws), ("warmup", warmup), ("workers", workers)):
-        if number < 1:
-            raise ValueError(f"{name}: got {number}, expected at least 1")
+        whole(name, number, 1)
+    whole("max_tree_depth", max_tree_depth, 1)
+    real("target_accept", target_accept, 0.0, 1.0, "a rate between 0 and 1")
+    seed_number(seed)
     latents = Latents.of(model, data)
     starts, factor = _starts(model, data, latents, chains, initial, inverse_mass, seed)
     shown = progress and workers == 1
@@ -170,21 +173,18 @@ def _starts(
     prior = latents.prior(model, data, 64 * chains, seed)
     factor = torch.eye(latents.size, dtype=prior.dtype)
     if inverse_mass is not None:
-        if inverse_mass.shape != factor.shape:
-            got, expected = tuple(inverse_mass.shape), tuple(factor.shape)
-            raise ValueError(f"inverse_mass: got shape {got}, expected {expected}")
-        factor = torch.linalg.cholesky(inverse_mass.to(prior.dtype))
+        factor = _cholesky(inverse_mass, factor)
     if initial is None:
         usable = [x for x in prior if _finite(model, data, latents, x)]
         if len(usable) < chains:
             raise ValueError("model: got no prior draws with finite density, expected some; pass initial=")
         return usable[:chains], factor
     if not isinstance(initial, Mapping):
-        if len(initial) != chains:
-            raise ValueError(f"initial: got {len(initial)} starts, expected one for each of {chains} chains")
-        starts = [latents.pack(dict(values)).to(prior.dtype).detach() for values in initial]
+        if not isinstance(initial, Sequence) or len(initial) != chains:
+            raise ValueError(f"initial: got {shown(initial)}, expected one start for each of {chains} chains")
+        starts = [_packed(latents, values, prior) for values in initial]
     else:
-        centre = latents.pack(dict(initial)).to(prior.dtype).detach()
+        centre = _packed(latents, initial, prior)
         scatter = factor if inverse_mass is not None else 0.1 * factor
         with seeded(seed):
             tries = [
@@ -196,6 +196,29 @@ def _starts(
         if not _finite(model, data, latents, start):
             raise ValueError("initial: got a point without finite density, expected one inside the posterior")
     return starts, factor
+
+
+def _cholesky(inverse_mass: Any, like: Tensor) -> Tensor:
+    if not isinstance(inverse_mass, Tensor):
+        raise TypeError(f"inverse_mass: got {shown(inverse_mass)}, expected a tensor")
+    if inverse_mass.shape != like.shape:
+        got, expected = tuple(inverse_mass.shape), tuple(like.shape)
+        raise ValueError(f"inverse_mass: got shape {got}, expected {expected}")
+    factor, info = torch.linalg.cholesky_ex(inverse_mass.to(like.dtype))
+    if int(info) or not bool(torch.isfinite(factor).all()):
+        raise ValueError(f"inverse_mass: got a matrix of shape {tuple(like.shape)}, expected it positive definite")
+    return factor
+
+
+def _packed(latents: Latents, values: Any, like: Tensor) -> Tensor:
+    tensors("initial", values)
+    for name, shape in latents.shapes.items():
+        if name not in values or values[name].shape != shape:
+            got = tuple(values[name].shape) if name in values else "nothing"
+            raise ValueError(f"initial['{name}']: got {got}, expected shape {tuple(shape)}")
+        if not bool(torch.isfinite(values[name]).all()):
+            raise ValueError(f"initial['{name}']: got an entry that is not finite, expected finite numbers")
+    return latents.pack(dict(values)).to(like.dtype).detach()
 
 
 def _finite(model: Callable[..., Any], data: Data, latents: Latents, x: Tensor) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
+from ..guides.require import real, seed_number, shown, whole
 from ..guides.sites import Data, seeded
 from .densities import count, one
 from .latents import Latents
@@ -72,12 +73,12 @@ def pcn(
         normal).
     """
     for name, number in (("chains", chains), ("draws", draws), ("thin", thin)):
-        if number < 1:
-            raise ValueError(f"{name}: got {number}, expected at least 1")
-    if warmup < 8 or not 0 < acceptance < 1:
-        raise ValueError(f"warmup, acceptance: got {warmup}, {acceptance}, expected 8 or more, in (0, 1)")
-    latents = Latents.of(model, one(data) if datasets else data)
+        whole(name, number, 1)
+    whole("warmup", warmup, 8)
+    real("acceptance", acceptance, 0.0, 1.0, "a rate between 0 and 1")
+    seed_number(seed)
     sets = count(data) if datasets else 1
+    latents = Latents.of(model, one(data) if datasets else data)
 
     def density(x: Tensor) -> Tensor:
         if datasets:
@@ -143,6 +144,9 @@ class _Walk:
         cls, density: Any, prior: Tensor, chains: int, sets: int, loc: Tensor | None, tril: Tensor | None
     ) -> _Walk:
         size = prior.shape[-1]
+        for name, given in (("loc", loc), ("tril", tril)):
+            if given is not None and not (isinstance(given, Tensor) and bool(torch.isfinite(given).all())):
+                raise ValueError(f"{name}: got {shown(given)}, expected a tensor of finite numbers")
         middle = prior.mean(0) if loc is None else loc.to(prior)
         factor = _factor(prior - prior.mean(0)) if tril is None else tril.to(prior)
         for name, value, shape in (("loc", middle, (size,)), ("tril", factor, (size, size))):
@@ -150,6 +154,8 @@ class _Walk:
                 raise ValueError(
                     f"{name}: got shape {tuple(value.shape)}, expected {shape} or {(sets, *shape)}"
                 )
+        if not bool((factor.diagonal(dim1=-2, dim2=-1) > 0).all()):
+            raise ValueError(f"tril: got a diagonal entry <= 0 in {shown(factor)}, expected a Cholesky factor")
         factor = factor.expand(sets, size, size)
         middle = middle.expand(sets, size)
         # a start without finite density is replaced by further prior draws, a few times

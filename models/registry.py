@@ -37,6 +37,8 @@ class Recipe:
         batch_size: simulated data sets a step (amortised).
         particles: draws a data set and step.
         learning_rate: Adam's initial step size.
+        options: what else the family takes, e.g. {"tail": 8.0}; for the recipe's own family only.
+        nuts: whether ``physzoo run`` has stock NUTS confirm the reference (worth it where a gradient is cheap).
     """
 
     family: str = "spline"
@@ -46,6 +48,8 @@ class Recipe:
     batch_size: int = 256
     particles: int = 64
     learning_rate: float = 1e-3
+    options: Mapping[str, Any] = field(default_factory=dict)
+    nuts: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,10 +104,10 @@ def register(animal: Animal) -> Animal:
     """
     if not isinstance(animal, Animal):
         raise TypeError(f"animal: got {type(animal).__name__}, expected an Animal")
-    if not animal.name.isidentifier():
-        raise ValueError(f"name: got '{animal.name}', expected letters, digits and underscores")
+    if not isinstance(animal.name, str) or not animal.name.isidentifier():
+        raise ValueError(f"name: got {animal.name!r}, expected letters, digits and underscores")
     if animal.name in _ANIMALS and _ANIMALS[animal.name] != animal:
-        raise ValueError(f"name: '{animal.name}' is taken already, expected a new name")
+        raise ValueError(f"name: got '{animal.name}', which is taken already, expected a new name")
     _ANIMALS[animal.name] = animal
     return animal
 
@@ -129,6 +133,6 @@ def get(name: str) -> Animal:
         ValueError: there is none; the message lists those there are.
     """
     _load()
-    if name not in _ANIMALS:
+    if not isinstance(name, str) or name not in _ANIMALS:
         raise ValueError(f"name: got '{name}', expected one of {', '.join(_ANIMALS)}")
     return _ANIMALS[name]

@@ -83,7 +83,7 @@ class KarhunenLoeve(nn.Module):
         length = positive("length", length)
         standard_deviation = positive("standard_deviation", standard_deviation)
         weights = numbers("weights", 1.0 / n if weights is None else weights, f"{n} positive numbers")
-        weights = weights.expand(n) if weights.dim() == 0 else weights
+        weights = weights.expand(n).clone() if weights.dim() == 0 else weights
         if weights.shape != (n,) or not bool((weights > 0).all()):
             raise ValueError(f"weights got shape {tuple(weights.shape)}, expected {n} positive numbers")
         mean = numbers("mean", mean, f"a number or {n} of them")

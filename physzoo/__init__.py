@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from .inference.objectives import Mixture as Mixture
     from .inference.options import FitOptions as FitOptions
     from .inference.posterior import posterior as posterior
+    from .inference.posterior_sbc import posterior_sbc as posterior_sbc
+    from .inference.reference import Reference as Reference
+    from .inference.reference_hmc import hmc as hmc
+    from .inference.reference_nuts import nuts as nuts
+    from .inference.reference_pcn import pcn as pcn
+    from .models.contract import check_model as check_model
     from .models.registry import Animal as Animal
     from .models.registry import Quantity as Quantity
     from .models.registry import Recipe as Recipe
@@ -48,17 +54,23 @@ _HOME = {
     "Mixture": "inference.objectives",
     "Quantity": "models.registry",
     "Recipe": "models.registry",
+    "Reference": "inference.reference",
     "Simulator": "inference.data",
     "Whitening": "guides.amortize",
     "amortize": "guides.amortize",
     "calibrate": "inference.calibrate",
+    "check_model": "models.contract",
     "compare": "inference.compare",
     "fit": "inference.fit",
     "get": "models.registry",
+    "hmc": "inference.reference_hmc",
     "laplace": "inference.laplace",
     "names": "models.registry",
+    "nuts": "inference.reference_nuts",
     "observe": "physics.likelihoods",
+    "pcn": "inference.reference_pcn",
     "posterior": "inference.posterior",
+    "posterior_sbc": "inference.posterior_sbc",
     "register": "models.registry",
     "virtual_observables": "physics.likelihoods",
 }
@@ -73,18 +85,24 @@ __all__ = [
     "Mixture",
     "Quantity",
     "Recipe",
+    "Reference",
     "Simulator",
     "Whitening",
     "__version__",
     "amortize",
     "calibrate",
+    "check_model",
     "compare",
     "fit",
     "get",
+    "hmc",
     "laplace",
     "names",
+    "nuts",
     "observe",
+    "pcn",
     "posterior",
+    "posterior_sbc",
     "register",
     "virtual_observables",
 ]

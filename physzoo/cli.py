@@ -225,7 +225,7 @@ def compare(
     left, right = _draws(a, "A"), _draws(b, "B")
     try:
         found = hold(left, right)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise BadInput(f"A, B: '{a}' and '{b}' cannot be compared: {error}") from None
     width = max(len(name) for name in found.mean_error_sd)
     print(f"{'unknown':<{width}}  mean error [sd]  sd ratio  W1 [sd]")

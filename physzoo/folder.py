@@ -49,8 +49,13 @@ class Folder:
                     raise BadInput(
                         f"--{key}: got {value}, expected {kept} as in '{path}', the run to be resumed"
                     )
-        folder.path.mkdir(parents=True, exist_ok=True)
-        folder.write_json(SETTINGS, {"format": FORMAT, **settings})
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.write_json(SETTINGS, {"format": FORMAT, **settings})
+        except OSError as error:
+            raise BadInput(
+                f"--out: got '{path}', expected a folder that can be written ({error.strerror or error})"
+            ) from None
         return folder
 
     @classmethod

@@ -18,7 +18,7 @@ from .inference.compare import Comparison
 from .inference.importance import k_hat
 from .inference.reference import Reference
 from .labels import Scalar, quantity, scalars
-from .run import Result
+from .run import Result, disagreement
 from .task import settings_of
 
 FORMAT = "physzoo-report-1"
@@ -27,6 +27,7 @@ PACKAGES = {"torch": "torch", "pyro": "pyro-ppl", "arviz": "arviz", "numpy": "nu
 # A mean off by 0.2 sd costs a 90 % interval less than 1 % of its coverage, an sd ratio of 0.8 about 9 %.
 MEAN_ERROR, SD_RATIO, C2ST, K_HAT = 0.2, (0.8, 1.25), 0.6, 0.7
 R_HAT, ESS, DIVERGENT = 1.01, 400, 0.01
+STANDARD_ERRORS = 4.5  # the largest of eight normal errors exceeds it once in 20,000 runs
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,23 @@ def report(result: Result) -> dict[str, Any]:
         "k_hat": shape,
         "c2st": None if result.comparison is None else result.comparison.c2st,
         "comparison": None if result.comparison is None else result.comparison.to_dict(),
-        "reference": None
-        if reference is None
-        else {
-            "method": reference.method,
-            "chains": len(next(iter(reference.draws.values()))),
-            "draws": _count(reference),
-            "r_hat": reference.r_hat,
-            "ess": reference.ess,
-            "divergences": reference.divergences,
-            "settings": reference.settings,
-        },
+        "reference": _sampler(reference),
+        "nuts": _sampler(result.nuts),
         "calibration": None if calibration is None else calibration.to_dict(),
+    }
+
+
+def _sampler(reference: Reference | None) -> dict[str, Any] | None:
+    if reference is None:
+        return None
+    return {
+        "method": reference.method,
+        "chains": len(next(iter(reference.draws.values()))),
+        "draws": _count(reference),
+        "r_hat": reference.r_hat,
+        "ess": reference.ess,
+        "divergences": reference.divergences,
+        "settings": reference.settings,
     }
 
 
@@ -119,6 +125,10 @@ def judge(result: Result, shape: float) -> list[Check]:
             good = found.r_hat < R_HAT and found.ess > ESS and found.divergences <= DIVERGENT * _count(found)
             expected = f"R-hat < {R_HAT}, over {ESS} effective draws"
             checks.append(Check("reference has converged", words, expected, good))
+    if result.reference is not None and result.nuts is not None:
+        worst = disagreement(result.reference, result.nuts)
+        words = f"NUTS, {_count(result.nuts)} draws: means within {worst:.1f} standard errors"
+        checks.append(Check("NUTS confirms the reference", words, f"at most {STANDARD_ERRORS:g}", worst <= STANDARD_ERRORS))
     if result.comparison is not None:
         checks += _against_reference(result.comparison)
     checks.append(

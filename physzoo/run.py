@@ -8,6 +8,7 @@ amortised: its guide learns from simulations, and calibration is checked over th
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from .folder import CHECKPOINT, POSTERIOR, REFERENCE, Folder
+from .folder import CHECKPOINT, POSTERIOR, REFERENCE, BadInput, Folder
 from .guides.amortize import Whitening
 from .inference.calibrate import calibrate
 from .inference.calibration import Calibration
@@ -33,6 +35,7 @@ from .inference.posterior import posterior
 from .inference.posterior_sbc import posterior_sbc
 from .inference.reference import Reference, summarise
 from .inference.reference_hmc import hmc
+from .inference.reference_nuts import nuts
 from .models.registry import Recipe
 from .task import Budget, RunOptions, Task, animal_named, build_task, settings_of
 
@@ -50,6 +53,7 @@ class Result:
     fit: Fit
     posterior: DataTree
     reference: Reference | None
+    nuts: Reference | None
     comparison: Comparison | None
     calibration: Calibration | None
     seconds: dict[str, float]
@@ -82,13 +86,18 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
             if exact
             else f"{reference.method}, R-hat {reference.r_hat:.3f}, {reference.ess:.0f} effective draws"
         )
+    confirmation = None
+    if task.recipe.nuts and whitening is not None:
+        with clock("nuts") as note:
+            confirmation = confirm(task, budget, whitening)
+            note(f"means within {disagreement(reference, confirmation):.1f} standard errors of the reference's")
     with clock("compare") as note:
         comparison = compare_with(task, tree, reference)
         note(comparison.summary)
     with clock("calibrate") as note:
         calibration = check_calibration(task, budget)
         note(calibration.verdict)
-    result = Result(task, fitted, tree, reference, comparison, calibration, clock.seconds)
+    result = Result(task, fitted, tree, reference, confirmation, comparison, calibration, clock.seconds)
     with clock("report") as note:
         verdict = write_report(result, folder)
         note(f"{folder.file('report.html')}")
@@ -101,7 +110,7 @@ def fit_only(name: str, out: str | Path, options: RunOptions | None = None, say:
     options, clock = options or RunOptions(), Clock(say)
     folder, task, _ = _start(name, out, options, clock)
     fitted, tree = _fit_and_draw(task, folder, clock)
-    return Result(task, fitted, tree, None, None, None, clock.seconds)
+    return Result(task, fitted, tree, None, None, None, None, clock.seconds)
 
 
 def _start(
@@ -110,7 +119,9 @@ def _start(
     animal = animal_named(name)
     folder = Folder.claim(out, settings_of(animal, options), options.resume)
     if options.resume and folder.file(CHECKPOINT).exists():
-        load(folder.file(CHECKPOINT))  # a damaged one is refused before any work is done
+        load(folder.file(CHECKPOINT))  # damaged files are refused before any work is done
+        if folder.file(REFERENCE).is_file():
+            read_reference(folder.file(REFERENCE))
     elif not options.resume:
         folder.file(CHECKPOINT).unlink(missing_ok=True)
         folder.file(REFERENCE).unlink(missing_ok=True)
@@ -177,7 +188,7 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
     """
     stored = folder.file(REFERENCE)
     if task.options.resume and stored.is_file():
-        return Reference.load(stored)
+        return read_reference(stored)
     if task.animal.closed_form is not None:
         reference = exact_reference(task, budget)
     else:
@@ -195,6 +206,44 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
         )
     reference.save(stored)
     return reference
+
+
+def read_reference(path: Path) -> Reference:
+    """Return a stored reference.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    try:
+        return Reference.load(path)
+    except ValueError:
+        raise BadInput(f"--resume: got a damaged '{path}', expected the reference of the run; remove it to make it again") from None
+
+
+def confirm(task: Task, budget: Budget, whitening: Whitening) -> Reference:
+    """Draw a second reference with stock NUTS, four chains in two processes: a sampler that shares nothing with the first."""
+    start, _ = task.guide.sites.constrain(whitening.loc)
+    return nuts(
+        task.model,
+        task.data,
+        chains=4,
+        draws=budget.nuts_draws,
+        warmup=budget.nuts_warmup,
+        initial=start,
+        inverse_mass=whitening.tril @ whitening.tril.T,
+        workers=min(2, os.cpu_count() or 1),
+        seed=task.options.seed,
+        progress=task.options.progress,
+    )
+
+
+def disagreement(first: Reference, second: Reference) -> float:
+    """Return the largest difference of two references' means, in standard errors of the difference."""
+    worst = 0.0
+    for site, mean in first.summary["mean"].items():
+        error = np.hypot(first.summary["mcse_mean"][site], second.summary["mcse_mean"][site])
+        worst = max(worst, float(np.max(np.abs(mean - second.summary["mean"][site]) / error)))
+    return worst
 
 
 def exact_reference(task: Task, budget: Budget) -> Reference:

@@ -77,11 +77,13 @@ class Budget:
     warmup: int = 100
     datasets: int = 512
     refits: int = 128
+    nuts_draws: int = 100
+    nuts_warmup: int = 60
 
     @classmethod
     def of(cls, quick: bool) -> Budget:
         """Return the usual budget, or a small one."""
-        return cls(500, 20, 50, 40, 64, 24) if quick else cls()
+        return cls(500, 20, 50, 40, 64, 24, 10, 10) if quick else cls()
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def build_task(animal: Animal, options: RunOptions, whitening: Whitening | None,
         whitening=whitening,
         simulations=simulations,
         seed=options.seed,
+        **(recipe.options if recipe.family == animal.recipe.family else {}),
     )
     return Task(animal, recipe, options, model, data, guide)
 
@@ -192,6 +195,10 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
     if not folder.file(CHECKPOINT).is_file():
         raise BadInput(f"DIR: got '{path}', a run without checkpoint, expected one whose fit is done")
     state = load(folder.file(CHECKPOINT))
+    kinds = {"guide": str, "steps": int, "seed": int, "quick": bool}
+    wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
+    if wrong:
+        raise BadInput(f"DIR: got '{path}', whose settings.json has no usable '{wrong[0]}', expected it as physzoo wrote it")
     options = RunOptions(guide=found["guide"], steps=found["steps"], seed=found["seed"], progress=progress)
     animal = animal_named(found["name"])
     # the steps in the settings are those of the run, quick or not
@@ -199,7 +206,7 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
     try:
         task.model.load_state_dict(state["modules"]["model"])
         task.guide.load_state_dict(state["modules"]["guide"])
-    except (KeyError, RuntimeError):
+    except (KeyError, TypeError, AttributeError, RuntimeError):
         raise CheckpointError(
             f"checkpoint: '{folder.file(CHECKPOINT)}' is not of {animal.name} with guide {found['guide']}"
         ) from None

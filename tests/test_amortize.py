@@ -85,7 +85,7 @@ def test_density_integrates_to_one(family):
         return pyro.sample("y", dist.Normal(a * b, 0.1), obs=y)
 
     data = {"y": torch.tensor(0.3)}
-    options = {"tail": 5.0} if family == "spline" else {}
+    options = {"tail": 7.0} if family == "spline" else {}
     guide = amortize(one, None, family, example=data, **options).double()
     with seeded(3), torch.no_grad():
         for parameter in guide.parameters():

@@ -340,6 +340,53 @@ def test_a_number_that_is_not_finite_is_traced_to_its_site_and_sample(fault, dat
     assert all(torch.isfinite(p).all() for p in guide.parameters())
 
 
+class Explosive(Fragile):
+    """Breaks down at one data set alone: where its first entry is 7."""
+
+    def forward(self, y=None):
+        rate = pyro.sample("rate", dist.Gamma(torch.tensor(2.0), torch.tensor(1.0)))
+        state = rate.unsqueeze(-1) * torch.ones(3)
+        if y is not None and self.fault == "physics":
+            bad = (y[..., :1] == 7.0) & (state > 1.0)
+            state = torch.where(bad, torch.full_like(state, torch.nan), state)
+        return pyro.sample("y", dist.Normal(state, 0.5).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("particles", "fault", "words"),
+    [
+        (8, "physics", r"model site 'y' has log density nan at particle \d of data set 2 \(rate = "),
+        (1, "physics", r"model site 'y' has log density nan at data set 2 \(rate = "),
+        (8, "data", r"argument 'y' holds nan at entry 1 of data set 3"),
+        (8, "guide", r"guide site 'rate' drew nan at particle 0 of data set 0"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_traced_to_its_data_set_and_particle(particles, fault, words):
+    model = Explosive(fault)
+    ys = torch.ones(5, 3)
+    ys[2, 0] = 7.0
+    guide = amortize(model, "mlp", "full", example={"y": ys[0]})
+    if fault == "data":
+        ys[3, 1] = torch.nan
+    if fault == "guide":
+        guide = NotANumber()
+    with pytest.raises(NonFiniteError, match=words):
+        fit(model, guide, DataSets({"y": ys}), ELBO(particles), QUIET, steps=50)
+
+
+class NotANumber(nn.Module):
+    """A guide whose draws are not numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.tensor(torch.nan))
+
+    def forward(self, y=None):
+        shape = y.shape[:-1]
+        density = dist.LogNormal(torch.zeros(shape), 1.0) if not shape else dist.LogNormal(self.loc.expand(shape), 1.0)
+        return pyro.sample("rate", density)
+
+
 def test_single_bad_steps_can_be_skipped():
     model = Fragile("physics")
     guide = amortize(model, None, "full", example={"y": torch.ones(3)})

@@ -21,7 +21,7 @@
 # experiments of this kind; and then swap the likelihood: instead of solving the equation, treat its
 # residual as an observation that happens to be zero.
 #
-# Run time: about 45 seconds on one core.
+# Run time: about 40 seconds on one core.
 
 # %%
 import math
@@ -302,8 +302,8 @@ assert np.mean(verdict.k_hat < 0.7) > 0.8
 
 # %% [markdown]
 # The check finds that it is not, yet: the draws fit the data a little worse than the truth does, and 512
-# experiments are enough to see it. (Tutorial 3 explains the check.) There are two ways out. Train longer, with
-# a spline flow; or use the guide as a proposal: where $\hat k < 0.7$, importance weights
+# experiments are enough to see it. (Tutorial 3 explains the check.) There are two ways out. Train longer,
+# with a spline flow; or use the guide as a proposal: where $\hat k < 0.7$, importance weights
 # $w \propto p(z, y) / q(z \mid y)$ correct what is left, for the price of one solve a draw.
 
 # %%
@@ -376,7 +376,7 @@ for (name, index, label), axis in zip(scalars, axes.flat, strict=True):
     true = float(truth[name] if index is None else truth[name][index])
     axis.axvline(true, color="k", lw=1, ls="--", label="truth")
     axis.set(xlabel=label, ylabel="density")
-axes[0, 0].legend(ncols=3, fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1))
+figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
 plt.show()
 
 # %% [markdown]

@@ -279,7 +279,7 @@ assert all(0.85 < effect.width < 1.15 for effect in verdicts["independent"].effe
 # All five side by side. The ranks of the first unknown (left) say what is wrong with the overconfident and
 # the biased guide, and acquit the other two. The ranks of the log-likelihood (right) convict those: a line
 # far below zero says that the draws explain the data worse than the truth does, one above that they explain
-# them too well.
+# them too well. Neither picture alone convicts all four.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
