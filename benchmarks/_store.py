@@ -49,9 +49,7 @@ def store(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     beside = path.with_suffix(".json.tmp")
-    beside.write_text(
-        json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    beside.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(beside, path)
     print(table_text(table))
     return path
@@ -71,9 +69,7 @@ def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
         padded = (v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, number, strict=True))
         return "  ".join(padded).rstrip()
 
-    return "\n".join(
-        [line(columns), line(["-" * width for width in widths]), *(line(values) for values in cells)]
-    )
+    return "\n".join([line(columns), line(["-" * width for width in widths]), *(line(values) for values in cells)])
 
 
 def cpu() -> str:
@@ -81,9 +77,7 @@ def cpu() -> str:
     model = platform.processor() or platform.machine()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(
-            (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
-        )
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     except OSError:
         pass  # not Linux: the platform's own word stands
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

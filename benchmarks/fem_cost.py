@@ -61,9 +61,7 @@ def bare_parts(field: np.ndarray) -> dict[str, Callable[[], object]]:
     vector_form = fem.form(form)
     matrix_form = fem.form(ufl.derivative(form, u))
     (test,) = form.arguments()
-    gradient_form = fem.form(
-        ufl.derivative(ufl.replace(form, {test: weight}), log_k, ufl.TestFunction(space))
-    )
+    gradient_form = fem.form(ufl.derivative(ufl.replace(form, {test: weight}), log_k, ufl.TestFunction(space)))
     matrix = fem.create_matrix(matrix_form)
     pointers, columns = matrix.indptr.astype(np.int32), matrix.indices
     size = (field.size, field.size)
@@ -107,9 +105,7 @@ def bare_parts(field: np.ndarray) -> dict[str, Callable[[], object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=300)
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ warm-up. The ratio is the median over the rounds of (fit / loop).
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -29,7 +30,7 @@ SETS, INPUTS, LATENTS, HIDDEN, BATCH, STEPS = 1000, 50, 4, 128, 200, 300
 
 def network(sizes: tuple[int, ...]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.ELU()]
     return nn.Sequential(*layers[:-1])
 

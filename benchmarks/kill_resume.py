@@ -36,7 +36,9 @@ def train(checkpoint: str | None) -> dict[str, torch.Tensor]:
     model = Poisson1D(modes=2).float()
     guide = amortize(model, "mlp", "spline", example={"y": torch.zeros(8)}, transforms=2)
     objective = Mixture(((0.9, ForwardKL()), (0.1, ELBO(1))))
-    options = FitOptions(steps=STEPS, progress=False, checkpoint=checkpoint, checkpoint_every=EVERY, resume=checkpoint is not None)
+    options = FitOptions(
+        steps=STEPS, progress=False, checkpoint=checkpoint, checkpoint_every=EVERY, resume=checkpoint is not None
+    )
     fit(model, guide, Simulator(32), objective, options, max_skipped=10)
     return guide.state_dict()
 
@@ -97,11 +99,17 @@ def main() -> None:
         before = load(checkpoint)["step"] if checkpoint.exists() else 0
         killed(checkpoint, final, 0.2, slow=True)
         torn = load(checkpoint)["step"] if checkpoint.exists() else 0
-        subprocess.run([sys.executable, __file__, "--child", str(checkpoint), str(final)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, __file__, "--child", str(checkpoint), str(final)], check=True, stdout=subprocess.DEVNULL
+        )
         state = torch.load(final, weights_only=True)
         equal = all(torch.equal(value, state[name]) for name, value in whole.items())
         litter = sorted(path.name for path in Path(folder).iterdir() if path.suffix == ".tmp")
-    facts = {"final_parameters_bit_equal": equal, "kept_when_killed_while_writing": torn >= before, "side_files_of_kills": len(litter)}
+    facts = {
+        "final_parameters_bit_equal": equal,
+        "kept_when_killed_while_writing": torn >= before,
+        "side_files_of_kills": len(litter),
+    }
     store("kill_resume", rows, steps=STEPS, checkpoint_every=EVERY, **facts)
     print(facts)
     if not (equal and torn >= before):

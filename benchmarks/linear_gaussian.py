@@ -51,7 +51,10 @@ def row(family: str, direction: str) -> dict[str, Any]:
         "direction": direction,
         "kl_to_posterior": _mean(draws.log_q - log_p),
         "elbo_gap": exact.log_evidence.item() - _mean(draws.log_p - draws.log_q),
-        "worst_variance_error": (variance / (optimum if family == "diagonal" else exact.forward_variances) - 1).abs().max().item(),
+        "worst_variance_error": (variance / (optimum if family == "diagonal" else exact.forward_variances) - 1)
+        .abs()
+        .max()
+        .item(),
         "worst_mean_error_sd": ((z.mean(0) - exact.mean) / exact.covariance.diagonal().sqrt()).abs().max().item(),
         "smallest_sd_ratio": (variance / exact.covariance.diagonal()).sqrt().min().item(),
         "cpu_seconds": seconds,

@@ -46,7 +46,9 @@ def row(seed: int, reference: np.ndarray) -> dict[str, Any]:
     animal = get("lynx_hare")
     model, data, recipe = animal.model(), animal.data(), animal.recipe
     wall, cpu = time.perf_counter(), time.process_time()
-    guide = amortize(model, None, recipe.family, example=data, whitening=laplace(model, data, seed=seed), seed=seed, **recipe.options)
+    guide = amortize(
+        model, None, recipe.family, example=data, whitening=laplace(model, data, seed=seed), seed=seed, **recipe.options
+    )
     options = {"steps": recipe.steps, "learning_rate": recipe.learning_rate, "seed": seed, "max_skipped": 20}
     fit(model, guide, data, ELBO(recipe.particles), progress=False, **options)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -38,7 +38,9 @@ def references(quick: bool) -> tuple[Tensor, Tensor, dict[str, float]]:
     """Return data sets (16, 8), reference draws (16, S, 8) and how far to trust them."""
     model = Poisson1D()
     data = simulate(model, SETS, seed=SEED)["y"]
-    result = pcn(model, {"y": data}, datasets=True, chains=8, draws=1000, warmup=3000, thin=2 if quick else 20, progress=False)
+    result = pcn(
+        model, {"y": data}, datasets=True, chains=8, draws=1000, warmup=3000, thin=2 if quick else 20, progress=False
+    )
     draws = torch.as_tensor(result.draws["z"])
     return data, draws.reshape(-1, SETS, 8).transpose(0, 1), {"worst_r_hat": result.r_hat, "worst_ess": result.ess}
 
@@ -63,7 +65,9 @@ def milliseconds(call: Callable[[], Any], repeats: int = 30) -> float:
     return float(np.median(times))
 
 
-def row(name: str, family: str, objective: Objective, steps: int, rate: float, data: Tensor, reference: Tensor) -> dict[str, Any]:
+def row(
+    name: str, family: str, objective: Objective, steps: int, rate: float, data: Tensor, reference: Tensor
+) -> dict[str, Any]:
     model, guide, seconds = trained(family, objective, steps, rate)
     torch.manual_seed(1)
     y = data.float()
@@ -110,7 +114,13 @@ def main() -> None:
         rows.append(row(name, family, objective, steps // 50 if quick else steps, rate, data, reference))
         print(rows[-1], flush=True)
     levels = "flow: median C2ST <= 0.58, sd ratios in [0.9, 1.1], mean error < 0.1 sd, Holm p > 0.01 at 512 data sets, 600 CPU seconds"
-    store("poisson1d_forward_quick" if quick else "poisson1d_forward", rows, pass_levels=levels, references=trust, data_sets=SETS)
+    store(
+        "poisson1d_forward_quick" if quick else "poisson1d_forward",
+        rows,
+        pass_levels=levels,
+        references=trust,
+        data_sets=SETS,
+    )
 
 
 if __name__ == "__main__":

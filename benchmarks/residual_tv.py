@@ -46,9 +46,7 @@ class Case:
         kept = self.sensors if self.kept is None else self.kept
         return f"{kept} of {self.sensors} sensors, {100 * self.noise:.0f} % noise"
 
-    def model(
-        self, likelihood: str = "forward", residual_scale: float = 1e-2, corrected: bool = True
-    ) -> Poisson1D:
+    def model(self, likelihood: str = "forward", residual_scale: float = 1e-2, corrected: bool = True) -> Poisson1D:
         return Poisson1D(likelihood, 2, self.sensors, self.noise, residual_scale, corrected)  # type: ignore[arg-type]
 
     def data(self, seed: int) -> dict[str, Tensor]:
@@ -91,18 +89,14 @@ def outline(model: Poisson1D, z: Tensor, data: dict[str, Tensor]) -> Tensor:
     return value if model.corrected else value - model.problem.logdet(model.problem.load, z)
 
 
-def fitted_grid(
-    models: tuple[Poisson1D, ...], data: dict[str, Tensor], points: int = POINTS
-) -> tuple[Tensor, float]:
+def fitted_grid(models: tuple[Poisson1D, ...], data: dict[str, Tensor], points: int = POINTS) -> tuple[Tensor, float]:
     """Return a grid on which all of the models' posteriors are resolved."""
     corner = torch.full((2,), REACH, dtype=torch.float64)
     coarse, _ = lattice(-corner, corner, 2 * POINTS)
     return lattice(*box([outline(model, coarse, data) for model in models], coarse), points)
 
 
-def total_variation(
-    first: Poisson1D, second: Poisson1D, data: dict[str, Tensor], points: int = POINTS
-) -> float:
+def total_variation(first: Poisson1D, second: Poisson1D, data: dict[str, Tensor], points: int = POINTS) -> float:
     """TV between the posteriors of z under two likelihoods, on a grid fitted to both."""
     with torch.no_grad():
         fine, _ = fitted_grid((first, second), data, points)
@@ -182,9 +176,7 @@ def fitted_rows(seeds: range, steps: int) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two data sets a case instead of eight")
     options = parser.parse_args()
     seeds = range(2 if options.quick else 8)

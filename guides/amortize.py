@@ -64,7 +64,9 @@ class UnconstrainedSites:
         for name, site in latent_sites(trace).items():
             unconstrained = biject_to(site["fn"].support).inv(site["value"]).shape
             plates = tuple((f.name, f.size, f.dim) for f in site["cond_indep_stack"] if f.vectorized)
-            block = _Block(name, site["fn"].support, plates, site["fn"].batch_shape, site["value"].shape, unconstrained, start)
+            block = _Block(
+                name, site["fn"].support, plates, site["fn"].batch_shape, site["value"].shape, unconstrained, start
+            )
             self.blocks.append(block)
             start += block.size
         self.size = start
@@ -97,7 +99,9 @@ class UnconstrainedSites:
                 raise ValueError(f"values: got sites {shown(sorted(values))}, expected also '{block.name}'")
             value, shape = values[block.name], block.shape
             if value.shape[value.ndim - len(shape) :] != shape:
-                raise ValueError(f"values: got '{block.name}' of shape {tuple(value.shape)}, expected (..., {', '.join(map(str, shape))})")
+                raise ValueError(
+                    f"values: got '{block.name}' of shape {tuple(value.shape)}, expected (..., {', '.join(map(str, shape))})"
+                )
             transform = biject_to(block.support)
             piece = transform.inv(value)
             outer = value.ndim - len(shape)
@@ -156,8 +160,14 @@ class AmortizedGuide(PyroModule):
         if whitening.loc.shape != (size,) or whitening.tril.shape != (size, size):
             got = (tuple(whitening.loc.shape), tuple(whitening.tril.shape))
             raise ValueError(f"whitening: got shapes {got}, expected ({size},) and ({size}, {size})")
-        if not (torch.isfinite(whitening.loc).all() and torch.isfinite(whitening.tril).all() and (whitening.tril.diagonal() > 0).all()):
-            raise ValueError("whitening: got a map that is not finite or has a diagonal entry <= 0, expected a Cholesky factor")
+        if not (
+            torch.isfinite(whitening.loc).all()
+            and torch.isfinite(whitening.tril).all()
+            and (whitening.tril.diagonal() > 0).all()
+        ):
+            raise ValueError(
+                "whitening: got a map that is not finite or has a diagonal entry <= 0, expected a Cholesky factor"
+            )
         self.loc.copy_(whitening.loc)
         self.tril.copy_(whitening.tril)
         self.diagonal = bool((whitening.tril.tril(-1) == 0).all())
@@ -194,7 +204,8 @@ class AmortizedGuide(PyroModule):
                 if pad and value.ndim - len(block.unconstrained) > 0:
                     value, log_density = _pad(value, log_density, pad, len(block.batch))
                 event = value.ndim - log_density.ndim
-                pyro.sample(block.name, dist.Delta(value, log_density=log_density, event_dim=event))
+                delta = dist.Delta(value, log_density, event_dim=event)  # type: ignore[arg-type]
+                pyro.sample(block.name, delta)
         return values
 
     def log_prob(self, values: Mapping[str, Tensor], data: Data) -> Tensor:
@@ -244,7 +255,7 @@ def _unsqueezed(density: dist.TorchDistribution, nesting: int) -> dist.TorchDist
 class _Reshaped(dist.TorchDistribution):
     """A distribution whose batch shape has ``nesting`` ones on the right: room for the model's own plates."""
 
-    arg_constraints = {}  # noqa: RUF012 (torch's own convention)
+    arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012 (torch's own convention)
     has_rsample = True
 
     def __init__(self, base: dist.TorchDistribution, nesting: int) -> None:
@@ -265,8 +276,10 @@ class _Reshaped(dist.TorchDistribution):
         return self._outer
 
     def log_prob(self, value: Tensor) -> Tensor:
-        inner = self._inner if getattr(self, "_outer", None) is value else value.reshape(
-            value.shape[: value.ndim - 1 - self.nesting] + value.shape[-1:]
+        inner = (
+            self._inner
+            if getattr(self, "_outer", None) is value
+            else value.reshape(value.shape[: value.ndim - 1 - self.nesting] + value.shape[-1:])
         )
         log_prob = self.base.log_prob(inner)
         return log_prob.reshape(log_prob.shape + (1,) * self.nesting)
@@ -331,10 +344,12 @@ def amortize(
         net = _encoder(encoder, example)
         density = build(sites.size, 0 if net is None else net.width, **options)
     guide = AmortizedGuide(sites, net, density, example)
-    dtype = next((value.dtype for value in example.values() if isinstance(value, Tensor) and value.is_floating_point()), None)
+    dtype = next(
+        (value.dtype for value in example.values() if isinstance(value, Tensor) and value.is_floating_point()), None
+    )
     if dtype is not None:
         guide.to(dtype)
-    if whitening is None and simulations or net is not None and simulations:
+    if (whitening is None and simulations) or (net is not None and simulations):
         _standardise(guide, model, example, simulations, seed, whitening)
     if whitening is not None:
         guide.whiten(whitening)
@@ -359,7 +374,9 @@ def _family(family: Any) -> Any:
             raise ValueError(f"family: got '{family}', expected one of {', '.join(FAMILIES)}")
         return FAMILIES[family]
     if not callable(family):
-        raise TypeError(f"family: got {type(family).__name__}, expected a name or a callable (features, context) -> module")
+        raise TypeError(
+            f"family: got {type(family).__name__}, expected a name or a callable (features, context) -> module"
+        )
     return family
 
 
@@ -376,12 +393,19 @@ def _check_options(family: Any, build: Any, options: Mapping[str, Any]) -> None:
     known = [name for name in inspect.signature(build).parameters if name not in ("features", "context", "full")]
     for name in options:
         if name not in known:
-            raise TypeError(f"{name}: got an option that family '{family}' does not know, expected {' or '.join(known) or 'none'}")
+            raise TypeError(
+                f"{name}: got an option that family '{family}' does not know, expected {' or '.join(known) or 'none'}"
+            )
 
 
 @torch.no_grad()
 def _standardise(
-    guide: AmortizedGuide, model: Callable[..., Any], example: Data, simulations: int, seed: int, whitening: Whitening | None
+    guide: AmortizedGuide,
+    model: Callable[..., Any],
+    example: Data,
+    simulations: int,
+    seed: int,
+    whitening: Whitening | None,
 ) -> None:
     given = {name: value for name, value in example.items() if name not in guide.sites.observed}
     given.pop("mask", None)

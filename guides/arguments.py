@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from .nodes import nodes
 from .require import named, shown
 
 MASK = "mask"
@@ -43,7 +44,7 @@ def check_observed(trace: poutine.Trace, data: Mapping[str, Any], sets: int | No
     outer = () if sets is None else (sets,)
     sites = {
         name: site
-        for name, site in trace.nodes.items()
+        for name, site in nodes(trace).items()
         if site["type"] == "sample" and site["is_observed"] and data.get(name) is not None
     }
     for name, site in sites.items():
@@ -63,9 +64,7 @@ def check_observed(trace: poutine.Trace, data: Mapping[str, Any], sets: int | No
         if tuple(value.shape) != expected:
             each = "one data set" if sets is None else f"{sets} data sets"
             hint = "; hand many data sets over as DataSets" if sets is None and value.ndim > len(expected) else ""
-            raise ValueError(
-                f"data['{name}']: got shape {tuple(value.shape)}, expected {expected} for {each}{hint}"
-            )
+            raise ValueError(f"data['{name}']: got shape {tuple(value.shape)}, expected {expected} for {each}{hint}")
     for name, site in sites.items():
         _check_support(name, site["value"] if _picked(data[name], site, sets) else data[name], site, mask)
 
@@ -83,7 +82,9 @@ def failure(fn: Any, data: Mapping[str, Any], error: Exception) -> Exception:
     kind = TypeError if isinstance(error, TypeError) else ValueError
     what = f"{type(error).__name__}: {first}"[:140]
     name = getattr(fn, "__name__", type(fn).__name__)
-    return kind(f"data: got {came or 'nothing'}, on which {name} fails, expected the arguments of one data set ({what})")
+    return kind(
+        f"data: got {came or 'nothing'}, on which {name} fails, expected the arguments of one data set ({what})"
+    )
 
 
 def _picked(value: Tensor, site: Mapping[str, Any], sets: int | None) -> bool:

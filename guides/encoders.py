@@ -9,6 +9,8 @@ input, so that a missing value and an average one differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,8 @@ class Encoder(nn.Module):
         TypeError: ``example`` holds no tensor to encode.
     """
 
+    scores: Tensor
+
     def __init__(self, example: Data, width: int = 64) -> None:
         super().__init__()
         named("example", example)
@@ -42,7 +46,9 @@ class Encoder(nn.Module):
             raise TypeError(f"example: got {shown(sorted(example))}, expected at least one tensor of data to encode")
         empty = [name for name in self.names if not example[name].numel()]
         if empty:
-            raise ValueError(f"example['{empty[0]}']: got shape {tuple(example[empty[0]].shape)}, expected at least one entry")
+            raise ValueError(
+                f"example['{empty[0]}']: got shape {tuple(example[empty[0]].shape)}, expected at least one entry"
+            )
         self.shapes = {name: tuple(example[name].shape) for name in self.names}
         self.masked = isinstance(example.get(MASK), Tensor)
         if self.masked:
@@ -78,14 +84,19 @@ class Encoder(nn.Module):
             ValueError: an argument is missing or has not the trailing shape of the example.
         """
         if not self.masked and data.get(MASK) is not None:
-            raise ValueError(f"mask: got {shown(data[MASK])}, expected none, as in the example that the encoder was built from")
+            raise ValueError(
+                f"mask: got {shown(data[MASK])}, expected none, as in the example that the encoder was built from"
+            )
         values, scores, masks = [], [], []
         for name in self.names:
             value = self._entry(data, name)
             outer = value.ndim - len(self.shapes[name])
             mean, scale = getattr(self, f"{name}_mean"), getattr(self, f"{name}_scale")
             value = value.to(mean.dtype)
-            pair = [_flat((value - mean) / scale, outer).clamp(-FARTHEST, FARTHEST), self._normal_score(name, _flat(value, outer))]
+            pair = [
+                _flat((value - mean) / scale, outer).clamp(-FARTHEST, FARTHEST),
+                self._normal_score(name, _flat(value, outer)),
+            ]
             if self.masked:
                 seen = _flat(self._seen(data, value), outer)
                 pair = [torch.where(seen, part, torch.zeros_like(part)) for part in pair]
@@ -95,7 +106,8 @@ class Encoder(nn.Module):
         return torch.cat(values + scores, -1), torch.cat(masks, -1) if masks else None
 
     def _entry(self, data: Data, name: str) -> Tensor:
-        value, shape = data.get(name), self.shapes[name]
+        value: Any = data.get(name)
+        shape = self.shapes[name]
         wrong = not isinstance(value, Tensor) or not value.numel() or value.ndim < len(shape)
         if wrong or tuple(value.shape[value.ndim - len(shape) :]) != shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
@@ -111,7 +123,9 @@ class Encoder(nn.Module):
         try:
             return mask.expand(value.shape)
         except RuntimeError:
-            raise ValueError(f"mask: got shape {tuple(mask.shape)}, expected to broadcast to {tuple(value.shape)}") from None
+            raise ValueError(
+                f"mask: got shape {tuple(mask.shape)}, expected to broadcast to {tuple(value.shape)}"
+            ) from None
 
     def _normal_score(self, name: str, flat: Tensor) -> Tensor:
         """Interpolate the normal score of each entry linearly between the knots, and on beyond the outermost two."""
@@ -141,7 +155,9 @@ class Encoder(nn.Module):
         """
         lengths = {self.shapes[name][0] if self.shapes[name] else 1 for name in self.names}
         if len(lengths) > 1:
-            raise ValueError(f"example: got first axes of length {sorted(lengths)}, expected one common length to encode along it")
+            raise ValueError(
+                f"example: got first axes of length {sorted(lengths)}, expected one common length to encode along it"
+            )
         return lengths.pop()
 
     def channels(self) -> int:
@@ -173,7 +189,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Return linear layers of the given sizes with SiLU between them."""
     widths("hidden", sizes)
     layers: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         layers += [nn.Linear(a, b)] if i == len(sizes) - 2 else [nn.Linear(a, b), nn.SiLU()]
     return nn.Sequential(*layers)
 
@@ -204,7 +220,7 @@ class Convolution(Encoder):
             raise ValueError(f"kernel: got {kernel}, expected an odd number")
         sizes = [self.channels(), *([features] * layers)]
         blocks: list[nn.Module] = []
-        for a, b in zip(sizes, sizes[1:], strict=False):
+        for a, b in pairwise(sizes):
             blocks += [nn.Conv1d(a, b, kernel, padding=kernel // 2), nn.SiLU()]
         self.net = nn.Sequential(*blocks)
         self.head = mlp([features * self.length(), 128, width])
@@ -235,7 +251,9 @@ class Attention(Encoder):
         waves = where * torch.pi * 2.0 ** torch.arange(4)
         self.register_buffer("positions", torch.cat([where, waves.sin(), waves.cos()], -1))
         self.embed = nn.Linear(self.channels() + self.positions.shape[-1], features)
-        layer = nn.TransformerEncoderLayer(features, heads, 2 * features, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(
+            features, heads, 2 * features, dropout=0.0, batch_first=True, norm_first=True
+        )
         self.net = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.head = mlp([features, 128, width])
 
@@ -250,7 +268,9 @@ class Attention(Encoder):
             pooled = self.net(tokens).mean(-2)
         else:
             present = present.reshape(-1, present.shape[-1])
-            absent = ~present & present.any(-1, keepdim=True)  # an empty data set attends to its zeros instead of to nothing
+            absent = ~present & present.any(
+                -1, keepdim=True
+            )  # an empty data set attends to its zeros instead of to nothing
             weight = (~absent).to(tokens.dtype).unsqueeze(-1)
             pooled = (self.net(tokens, src_key_padding_mask=absent) * weight).sum(-2) / weight.sum(-2)
         return self.head(pooled).reshape(*outer, self.width)
@@ -268,14 +288,14 @@ class MaskedSet(Encoder):
 
     positions: Tensor
 
-    def __init__(
-        self, example: Data, width: int = 64, positions: Tensor | None = None, features: int = 128
-    ) -> None:
+    def __init__(self, example: Data, width: int = 64, positions: Tensor | None = None, features: int = 128) -> None:
         super().__init__(example, width)
         whole("features", features, 1)
         where = torch.linspace(0, 1, self.length()) if positions is None else positions
         if not isinstance(where, Tensor) or where.ndim < 1 or len(where) != self.length():
-            raise ValueError(f"positions: got {shown(where)}, expected a tensor, one row for each of the {self.length()} sensors")
+            raise ValueError(
+                f"positions: got {shown(where)}, expected a tensor, one row for each of the {self.length()} sensors"
+            )
         where = where.float().reshape(len(where), -1)
         self.register_buffer("positions", where)
         self.element = mlp([self.channels() + where.shape[-1], features, features])
@@ -320,7 +340,9 @@ class Table(Encoder):
         if outer == ():
             return self.vectors[0]  # one data set without a plate: the trial run that a driver makes
         if outer != (len(self.vectors),):
-            raise ValueError(f"{first}: got leading shape {outer}, expected ({len(self.vectors)},), the data sets of the table")
+            raise ValueError(
+                f"{first}: got leading shape {outer}, expected ({len(self.vectors)},), the data sets of the table"
+            )
         return self.vectors
 
 

@@ -79,7 +79,9 @@ class LowRank(nn.Module):
 
     def forward(self, context: Tensor) -> TorchDistribution:
         """Return the distribution over R^features with the batch shape of the context."""
-        loc, log_diagonal, factor = self.head(context).split([self.features, self.features, self.features * self.rank], -1)
+        loc, log_diagonal, factor = self.head(context).split(
+            [self.features, self.features, self.features * self.rank], -1
+        )
         factor = factor.unflatten(-1, (self.features, self.rank))
         return dist.LowRankMultivariateNormal(loc, factor, log_diagonal.exp(), validate_args=False)
 
@@ -150,9 +152,9 @@ class SplineFlow(nn.Module):
             step = GeneralCouplingTransform(
                 features=features,
                 context=context,
-                mask=torch.arange(features) % 2 == i % 2 if features > 1 else None,
+                mask=torch.arange(features) % 2 == i % 2 if features > 1 else None,  # type: ignore[arg-type]
                 univariate=MonotonicRQSTransform,
-                shapes=[(bins,), (bins,), (bins - 1,)],
+                shapes=[torch.Size(size) for size in ((bins,), (bins,), (bins - 1,))],
                 hidden_features=hidden,
                 activation=nn.SiLU,
             )

@@ -21,7 +21,7 @@ def transforms_of_zuko() -> ModuleType:
     try:
         import zuko.flows
     finally:
-        Distribution._validate_args, Distribution.arg_constraints = validate, arguments
+        Distribution._validate_args, Distribution.arg_constraints = validate, arguments  # type: ignore[method-assign]
     import zuko.distributions
 
     zuko.distributions.NormalizingFlow._validate_args = False
@@ -107,7 +107,7 @@ class Planar(Transform):
         )
 
 
-def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
+def call_and_ladj(transform: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return f(x) and log|det df/dx| in one pass where the transform offers that, in two where it does not."""
     both = getattr(transform, "call_and_ladj", None)
     if both is not None:
@@ -116,7 +116,7 @@ def call_and_ladj(transform: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
     return y, transform.log_abs_det_jacobian(x, y)
 
 
-def inverse_and_ladj(transform: Transform, y: Tensor) -> tuple[Tensor, Tensor]:
+def inverse_and_ladj(transform: Any, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return x = f^-1(y) and log|det dx/dy|; a coupling evaluates its network once."""
     if hasattr(transform, "idx_b"):  # zuko's CouplingTransform would evaluate it for the value and for the determinant
         kept, moved = transform.split(y)
@@ -141,11 +141,13 @@ class Flow(TorchDistribution):
         tail: degrees of freedom of a Student-t base, or None for a normal one.
     """
 
-    arg_constraints = {}  # noqa: RUF012 (torch's own convention)
-    support = constraints.real_vector
+    arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012 (torch's own convention)
+    support = constraints.real_vector  # type: ignore[assignment]
     has_rsample = True
 
-    def __init__(self, to_value: list[Transform], batch_shape: torch.Size, like: Tensor, tail: Tensor | None = None) -> None:
+    def __init__(
+        self, to_value: list[Transform], batch_shape: torch.Size, like: Tensor, tail: Tensor | None = None
+    ) -> None:
         self.to_value, self.like, self.tail = to_value, like, tail
         self._last: tuple[Tensor, Tensor] | None = None
         super().__init__(batch_shape, like.shape[-1:], validate_args=False)
@@ -158,7 +160,7 @@ class Flow(TorchDistribution):
         noise = torch.randn(shape, dtype=self.like.dtype, device=self.like.device)
         if self.tail is not None:
             # one chi-square a draw: a multivariate Student-t, elliptical like the normal it replaces
-            chi = torch._standard_gamma((self.tail / 2).expand(shape[:-1])) * 2
+            chi = torch._standard_gamma((self.tail / 2).expand(shape[:-1])) * 2  # type: ignore[attr-defined]
             noise = noise * (self.tail / chi).sqrt().unsqueeze(-1)
         value, log_prob = noise, self._base(noise)
         for transform in self.to_value:

@@ -29,7 +29,7 @@ def whole(name: str, value: Any, least: int, most: int | None = None) -> None:
         ValueError: it is not.
     """
     wrong = not isinstance(value, Integral) or isinstance(value, bool)
-    if wrong or value < least or (most is not None and value > most):
+    if wrong or int(value) < least or (most is not None and int(value) > most):
         bounds = f"a whole number of at least {least}" if most is None else f"{least} to {most}"
         raise ValueError(f"{name}: got {shown(value)}, expected {bounds}")
 
@@ -40,7 +40,7 @@ def real(name: str, value: Any, low: float, high: float = math.inf, expected: st
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not low < value < high:
+    if not isinstance(value, Real) or isinstance(value, bool) or not low < float(value) < high:
         raise ValueError(f"{name}: got {shown(value)}, expected {expected}")
 
 

@@ -63,9 +63,7 @@ class ResidualGuide(PyroModule):
         self.state = state
         self.unknowns = unknowns
         self.scale = scale
-        dtype = (
-            next((p.dtype for p in guide_z.parameters()), None) if isinstance(guide_z, nn.Module) else None
-        )
+        dtype = next((p.dtype for p in guide_z.parameters()), None) if isinstance(guide_z, nn.Module) else None
         self.location = nn.Parameter(torch.zeros(residual_shape, dtype=dtype))
         self.log_scale = nn.Parameter(torch.zeros(residual_shape, dtype=dtype))
 
@@ -100,9 +98,7 @@ class ResidualGuide(PyroModule):
 
     def _residual(self) -> dist.TorchDistribution:
         # In units of the starting scale, so that one learning rate fits e and the rest of the guide.
-        return dist.Normal(self.scale * self.location, self.scale * self.log_scale.exp()).to_event(
-            self.location.dim()
-        )
+        return dist.Normal(self.scale * self.location, self.scale * self.log_scale.exp()).to_event(self.location.dim())
 
     def _z(self, values: Mapping[str, Tensor]) -> Any:
         return values if self.unknowns is None else values[self.unknowns]

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .arguments import CAUSES, check_mask, check_observed, failure
+from .nodes import nodes
 from .require import function, whole
 
 Data = Mapping[str, Any]
@@ -83,14 +84,16 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """
     sites = {
         name: site
-        for name, site in trace.nodes.items()
+        for name, site in nodes(trace).items()
         if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("is_auxiliary")
     }
     if not sites:
         raise ValueError("model: got a model without latent sites, expected at least one unobserved pyro.sample")
     for name, site in sites.items():
         if site["fn"].support.is_discrete:
-            raise ValueError(f"model: latent site '{name}' is discrete, expected continuous sites (enumerate it, or marginalise it)")
+            raise ValueError(
+                f"model: latent site '{name}' is discrete, expected continuous sites (enumerate it, or marginalise it)"
+            )
     return sites
 
 
@@ -98,8 +101,10 @@ def observed_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """Return the observed sites that can be drawn (factors and Deltas are left out), name to site."""
     return {
         name: site
-        for name, site in trace.nodes.items()
-        if site["type"] == "sample" and site["is_observed"] and site["value"].numel() > 0
+        for name, site in nodes(trace).items()
+        if site["type"] == "sample"
+        and site["is_observed"]
+        and site["value"].numel() > 0
         and type(site["fn"]).__name__ not in {"Unit", "Delta"}
     }
 
@@ -108,7 +113,7 @@ def plate_nesting(trace: poutine.Trace) -> int:
     """Return how many plate dimensions the model itself uses (0 where it has no plate)."""
     depths = [
         -frame.dim
-        for site in trace.nodes.values()
+        for site in nodes(trace).values()
         if site["type"] == "sample"
         for frame in site["cond_indep_stack"]
         if frame.vectorized and frame.dim is not None
@@ -118,7 +123,11 @@ def plate_nesting(trace: poutine.Trace) -> int:
 
 def own_shape(site: Mapping[str, Any]) -> torch.Size:
     """Return the shape of one draw of a site: the model's own plates, then the event; outer plates left out."""
-    frames = [f for f in site["cond_indep_stack"] if f.vectorized and f.dim is not None and f.name not in (PARTICLES, DATASETS)]
+    frames = [
+        f
+        for f in site["cond_indep_stack"]
+        if f.vectorized and f.dim is not None and f.name not in (PARTICLES, DATASETS)
+    ]
     depth = max((-frame.dim for frame in frames), default=0)
     batch = _batch_shape(site)
     return batch[len(batch) - depth :] + site["fn"].event_shape
@@ -164,7 +173,11 @@ def plated(
 
 
 def simulate(
-    model: Callable[..., Any], count: int, given: Data | None = None, seed: int | None = None, nesting: int | None = None
+    model: Callable[..., Any],
+    count: int,
+    given: Data | None = None,
+    seed: int | None = None,
+    nesting: int | None = None,
 ) -> dict[str, Tensor]:
     """Draw ``count`` data sets with their unknowns from the model's prior predictive, in one batched run.
 
@@ -190,6 +203,6 @@ def simulate(
         trace = traced(model, {} if given is None else given)
     return {
         name: plain(site, (count,)).detach()
-        for name, site in poutine.util.prune_subsample_sites(trace).nodes.items()
+        for name, site in nodes(poutine.util.prune_subsample_sites(trace)).items()
         if site["type"] == "sample" and type(site["fn"]).__name__ != "Unit"
     }

@@ -40,9 +40,7 @@ class Block:
         for field in fields(Block):
             parts = [getattr(block, field.name) for block in blocks]
             if field.name == "draws":
-                joined["draws"] = {
-                    name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]
-                }
+                joined["draws"] = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
             elif any(part is None for part in parts):
                 joined[field.name] = None
             else:
@@ -106,9 +104,7 @@ def amortised_block(scoring: Scoring, guide: Callable[..., Any], data: Data, tru
     return _block(scoring, guide, data, truths, values, found.log_p, log_likelihood, found.log_q)
 
 
-def refitted_block(
-    scoring: Scoring, fit: Callable[[Data], Any], data: Data, truths: Values | None, seed: int
-) -> Block:
+def refitted_block(scoring: Scoring, fit: Callable[[Data], Any], data: Data, truths: Values | None, seed: int) -> Block:
     """Fit one data set and score its draws: the task of an executor, so everything in it can be pickled.
 
     ``fit(data)`` returns a guide, or draws: a mapping site -> (S, *site shape) or an ArviZ DataTree.
@@ -139,9 +135,7 @@ def _judged(scoring: Scoring, data: Data, truths: Values | None, values: Values)
 def _known(values: Values, latents: Latents) -> Values:
     missing = set(latents.shapes) - set(values)
     if missing:
-        raise ValueError(
-            f"guide: got draws of {sorted(values)}, expected also {sorted(missing)} of the simulator"
-        )
+        raise ValueError(f"guide: got draws of {sorted(values)}, expected also {sorted(missing)} of the simulator")
     return {name: values[name] for name in latents.shapes}
 
 
@@ -153,13 +147,13 @@ def _thinned(fitted: Any, latents: Latents, draws: int) -> Values:
     result = {}
     for name, shape in latents.shapes.items():
         if name not in group:
-            raise ValueError(
-                f"fit: got draws of {sorted(map(str, group))}, expected also the latent site '{name}'"
-            )
+            raise ValueError(f"fit: got draws of {sorted(map(str, group))}, expected also the latent site '{name}'")
         value = group[name]
         array = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
         if tuple(array.shape[array.ndim - len(shape) :]) != tuple(shape):
-            raise ValueError(f"fit: got draws of '{name}' of shape {tuple(array.shape)}, expected (..., {shown(tuple(shape))})")
+            raise ValueError(
+                f"fit: got draws of '{name}' of shape {tuple(array.shape)}, expected (..., {shown(tuple(shape))})"
+            )
         array = array.reshape(-1, *shape)
         if len(array) < draws:
             raise ValueError(f"fit: got {len(array)} draws of '{name}', expected at least {draws}")
@@ -179,18 +173,14 @@ def _block(
 ) -> Block:
     model, latents, widen = scoring.model, scoring.latents, scoring.widen
     free = latents.pack(values)
-    at_truth = (
-        None if guide is None or truths is None else _truth_log_q(guide, latents, truths, data, free, widen)
-    )
+    at_truth = None if guide is None or truths is None else _truth_log_q(guide, latents, truths, data, free, widen)
     if widen != 1.0:
         free, values, log_q = _stretched(latents, values, free, log_q, widen)
         log_joint, log_likelihood = latents.terms(model, values, data, datasets=True)
     truth_joint = truth_likelihood = None
     if truths is not None:
         single = {name: value.unsqueeze(0) for name, value in truths.items()}
-        truth_joint, truth_likelihood = (
-            _numpy(term[0]) for term in latents.terms(model, single, data, datasets=True)
-        )
+        truth_joint, truth_likelihood = (_numpy(term[0]) for term in latents.terms(model, single, data, datasets=True))
     return Block(
         draws={name: _numpy(value) for name, value in values.items()},
         free=_numpy(free),
@@ -224,9 +214,7 @@ def _truth_log_q(
     x, mean = latents.pack(truths), free.mean(0)
     origin, log_det = latents.unpack(mean + (x - mean) / widen)
     found = guide_log_prob(guide, origin, data, latents.nesting)
-    return (
-        None if found is None else found + log_det - x.shape[-1] * float(np.log(widen)) - latents.unpack(x)[1]
-    )
+    return None if found is None else found + log_det - x.shape[-1] * float(np.log(widen)) - latents.unpack(x)[1]
 
 
 def _numpy(value: Tensor) -> np.ndarray:

@@ -98,11 +98,7 @@ def calibrate(
         blocks = _refitted(scoring, fit, executor, data, known, seed + 1, progress)
     block = Block.join(blocks)
     at_truth = {name: value.double().numpy() for name, value in truths.items()}
-    free = (
-        None
-        if known is None or not latents.elementwise
-        else (latents.pack(known).double().numpy(), block.free)
-    )
+    free = None if known is None or not latents.elementwise else (latents.pack(known).double().numpy(), block.free)
     scored = known is not None
     return calibrate_draws(
         at_truth,
@@ -179,9 +175,7 @@ def _check_simulator(model: Callable[..., Any], given: Data | None) -> None:
         )
 
 
-def _data(
-    model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None
-) -> tuple[dict[str, Any], Tensor]:
+def _data(model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None) -> tuple[dict[str, Any], Tensor]:
     """Return the model's arguments for every data set, and which simulations are finite."""
     tensors("pairs", pairs)
     call = model.forward if isinstance(model, torch.nn.Module) else model

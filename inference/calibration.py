@@ -109,11 +109,7 @@ class Calibration:
             return f"inconclusive: the draws are as wide as the prior, which passes any rank test ({size})"
         worst = min(self.adjusted, key=lambda name: self.adjusted[name])
         low, high = min(self.contraction.values()), max(self.contraction.values())
-        learnt = (
-            f"contraction {low:.2f} to {high:.2f}"
-            if high >= NO_CONTRACTION
-            else "the data carry no information"
-        )
+        learnt = f"contraction {low:.2f} to {high:.2f}" if high >= NO_CONTRACTION else "the data carry no information"
         weights = f", median k-hat {np.median(self.k_hat):.2f}" if len(self.k_hat) else ""
         if self.flatness is None:
             weights += ", sharpness not tested without a log-likelihood"
@@ -130,9 +126,7 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the PIT values as plain numbers, strings and lists, ready for JSON."""
-        quantiles = (
-            {str(q): float(np.quantile(self.k_hat, q)) for q in (0.1, 0.5, 0.9)} if len(self.k_hat) else {}
-        )
+        quantiles = {str(q): float(np.quantile(self.k_hat, q)) for q in (0.1, 0.5, 0.9)} if len(self.k_hat) else {}
         return {
             "verdict": self.verdict,
             "passed": self.passed,
@@ -233,18 +227,14 @@ def calibrate_draws(
     )
 
 
-def _flatten(
-    truths: Mapping[str, ArrayLike], draws: Mapping[str, ArrayLike]
-) -> tuple[Array, Array, list[str]]:
+def _flatten(truths: Mapping[str, ArrayLike], draws: Mapping[str, ArrayLike]) -> tuple[Array, Array, list[str]]:
     if set(truths) != set(draws) or not truths:
         raise ValueError(f"draws: got latents {sorted(draws)}, expected those of truths, {sorted(truths)}")
     at_truth = {name: np.asarray(value, float) for name, value in truths.items()}
     at_draws = {name: np.asarray(draws[name], float) for name in truths}
     for name, value in at_draws.items():
         if value.shape[1:] != at_truth[name].shape:
-            raise ValueError(
-                f"draws['{name}']: got shape {value.shape}, expected (L, *{at_truth[name].shape})"
-            )
+            raise ValueError(f"draws['{name}']: got shape {value.shape}, expected (L, *{at_truth[name].shape})")
         if value.shape[1] < 2:
             raise ValueError(f"truths['{name}']: got {value.shape[1]} data sets, expected at least 2")
     names = scalar_names({name: value.shape[1:] for name, value in at_truth.items()})
@@ -256,9 +246,7 @@ def _flatten(
 def _contraction(truths: Array, draws: Array, names: list[str]) -> dict[str, float]:
     if truths.shape[1] != len(names):  # a simplex loses an entry: its free coordinates carry no scalar's name
         names = [f"x[{index}]" for index in range(truths.shape[1])]
-    values = (
-        1 - draws.var(0, ddof=1).mean(0) / truths.var(0, ddof=1) if len(draws) > 1 else np.zeros(len(names))
-    )
+    values = 1 - draws.var(0, ddof=1).mean(0) / truths.var(0, ddof=1) if len(draws) > 1 else np.zeros(len(names))
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 

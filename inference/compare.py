@@ -100,9 +100,7 @@ def compare(
     for name in names:
         if left[name].shape[1:] != right[name].shape[1:]:
             got, expected = left[name].shape[1:], right[name].shape[1:]
-            raise ValueError(
-                f"draws['{name}']: got site shape {got}, expected that of the reference, {expected}"
-            )
+            raise ValueError(f"draws['{name}']: got site shape {got}, expected that of the reference, {expected}")
     unknown = [name for name in _site_names(positive) if name not in names]
     if unknown:
         raise ValueError(f"positive: got '{unknown[0]}', expected some of the sites {shown(names)}")
@@ -116,9 +114,7 @@ def compare(
     sd_a = np.sqrt(w @ (a - mean_a) ** 2 * effective / max(effective - 1, 1e-12))
     score = None
     if classify:
-        score = c2st(
-            _matrix(left, names, positive), _matrix(right, names, positive), weights, limit=limit, seed=seed
-        )
+        score = c2st(_matrix(left, names, positive), _matrix(right, names, positive), weights, limit=limit, seed=seed)
     return Comparison(
         mean_error_sd=_named(labels, (mean_a - mean) / spread),
         sd_ratio=_named(labels, sd_a / spread),
@@ -203,16 +199,12 @@ def _draws(source: Any, argument: str) -> dict[str, Array]:
     if hasattr(source, "children"):
         group = source["posterior"] if "posterior" in source.children else source
         source = {str(name): group[name].values for name in group.data_vars}
-        return {
-            name: np.asarray(value, float).reshape(-1, *value.shape[2:]) for name, value in source.items()
-        }
+        return {name: np.asarray(value, float).reshape(-1, *value.shape[2:]) for name, value in source.items()}
     held = getattr(source, "draws", None)
     if isinstance(held, Mapping):
         return {name: np.asarray(value, float).reshape(-1, *value.shape[2:]) for name, value in held.items()}
     if not isinstance(source, Mapping):
-        raise TypeError(
-            f"{argument}: got {shown(source)}, expected a DataTree, a Reference or a mapping of arrays"
-        )
+        raise TypeError(f"{argument}: got {shown(source)}, expected a DataTree, a Reference or a mapping of arrays")
     arrays = {name: _array(value, f"{argument}['{name}']") for name, value in source.items()}
     sizes = {name: len(value) if value.ndim else 0 for name, value in arrays.items()}
     if len(set(sizes.values())) > 1 or 0 in sizes.values():
@@ -250,9 +242,7 @@ def _weights(weights: ArrayLike | None, count: int) -> Array:
         return np.full(count, 1 / count)
     found = _array(weights, "weights")
     if found.shape != (count,) or not np.isfinite(found).all() or (found < 0).any() or found.sum() <= 0:
-        raise ValueError(
-            f"weights: got shape {found.shape}, expected ({count},) finite, not negative, not all zero"
-        )
+        raise ValueError(f"weights: got shape {found.shape}, expected ({count},) finite, not negative, not all zero")
     return found / found.sum()
 
 

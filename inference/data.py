@@ -38,7 +38,9 @@ class DataSets:
         tensors("latents", self.latents or {})
         for name, value in (self.latents or {}).items():
             if value.shape[:1] != (sets,):
-                raise ValueError(f"latents['{name}']: got shape {tuple(value.shape)}, expected ({sets}, ...), one for each data set")
+                raise ValueError(
+                    f"latents['{name}']: got shape {tuple(value.shape)}, expected ({sets}, ...), one for each data set"
+                )
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ class Batches:
                     _check_corrupted(self._simulated(source, 2).data, self.example)
             return
         if not isinstance(source, (DataSets, Mapping)):
-            raise TypeError(f"data: got {type(source).__name__}, expected a mapping of the model's arguments, DataSets or Simulator")
+            raise TypeError(
+                f"data: got {type(source).__name__}, expected a mapping of the model's arguments, DataSets or Simulator"
+            )
         self.example = one(source.data) if isinstance(source, DataSets) else dict(source)
         trace = prototype(model, self.example)
         self.nesting, self.latent_names = plate_nesting(trace), tuple(latent_sites(trace))
@@ -159,8 +163,12 @@ def _check_latents(latents: Mapping[str, Tensor], trace: Any) -> None:
     """Refuse unknowns that are not the model's, or have not their shape."""
     sites = latent_sites(trace) if latents else {}
     if set(latents) != set(sites):
-        raise ValueError(f"latents: got {shown(sorted(latents))}, expected {shown(sorted(sites))}, the model's latent sites")
+        raise ValueError(
+            f"latents: got {shown(sorted(latents))}, expected {shown(sorted(sites))}, the model's latent sites"
+        )
     for name, value in latents.items():
         shape = tuple(sites[name]["fn"].shape())
         if tuple(value.shape[1:]) != shape:
-            raise ValueError(f"latents['{name}']: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {shape} behind")
+            raise ValueError(
+                f"latents['{name}']: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {shape} behind"
+            )

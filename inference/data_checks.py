@@ -92,9 +92,7 @@ def data_checks(
         )
         loo[name] = _inside((np.exp(log_weights) * below).sum(0), draws)
     if not pits:
-        raise ValueError(
-            "model: got no observed site with independent entries, expected one with y_i ~ p(y_i | z)"
-        )
+        raise ValueError("model: got no observed site with independent entries, expected one with y_i ~ p(y_i | z)")
     return DataChecks(
         predictive_pit=pits,
         predictive_pvalue={name: uniformity(values) for name, values in pits.items()},

@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.nodes import nodes
 from ..guides.require import shown, whole
 from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, seeded
 
@@ -48,7 +49,9 @@ def count(data: Data) -> int:
         raise TypeError(f"data: got {shown(data)}, expected a mapping from the model's arguments to tensors")
     sizes = {name: len(value) if value.ndim else 0 for name, value in data.items() if isinstance(value, Tensor)}
     if not sizes or len(set(sizes.values())) > 1 or 0 in sizes.values():
-        raise ValueError(f"data: got leading dimensions {shown(sizes)}, expected the same positive number of data sets in each tensor")
+        raise ValueError(
+            f"data: got leading dimensions {shown(sizes)}, expected the same positive number of data sets in each tensor"
+        )
     return next(iter(sizes.values()))
 
 
@@ -58,7 +61,7 @@ def check_guide(trace: poutine.Trace, names: Iterable[str]) -> None:
     Raises:
         ValueError: it does.
     """
-    sites = {name for name, site in trace.nodes.items() if site["type"] == "sample"}
+    sites = {name for name, site in nodes(trace).items() if site["type"] == "sample"}
     missing = [name for name in names if name not in sites]
     if missing:
         raise ValueError(
@@ -69,7 +72,7 @@ def check_guide(trace: poutine.Trace, names: Iterable[str]) -> None:
 def site_log_probs(trace: poutine.Trace, nesting: int) -> dict[str, Tensor]:
     """Return the log density of every sample site, summed over the model's own plates: shape of the outer plates."""
     terms: dict[str, Tensor] = {}
-    for name, site in trace.nodes.items():
+    for name, site in nodes(trace).items():
         if site["type"] != "sample" or poutine.util.site_is_subsample(site):
             continue
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
@@ -93,7 +96,12 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def paired_traces(
-    model: Callable[..., Any], guide: Callable[..., Any], data: Data, nesting: int, particles: int | None, datasets: int | None
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    data: Data,
+    nesting: int,
+    particles: int | None,
+    datasets: int | None,
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """Trace the guide, then the model replayed on the guide's values, inside the outer plates; differentiable."""
     guide_trace = poutine.trace(plated(guide, nesting, particles, datasets)).get_trace(**data)
@@ -156,12 +164,16 @@ def _draw_chunk(
     shape = (size,) if sets is None else (size, sets)
     model_trace, guide_trace = paired_traces(model, guide, data, nesting, size, sets)
     model_terms, guide_terms = site_log_probs(model_trace, nesting), site_log_probs(guide_trace, nesting)
-    observed = {n for n in model_terms if model_trace.nodes[n]["is_observed"] and type(model_trace.nodes[n]["fn"]).__name__ != "Unit"}
+    observed = {
+        n
+        for n in model_terms
+        if nodes(model_trace)[n]["is_observed"] and type(nodes(model_trace)[n]["fn"]).__name__ != "Unit"
+    }
     replicated: dict[str, Tensor] = {}
     if predictive:
-        replicated = {n: model_trace.nodes[n]["fn"]() for n in observed}
+        replicated = {n: nodes(model_trace)[n]["fn"]() for n in observed}
     return Draws(
-        values={n: plain(model_trace.nodes[n], shape) for n in names},
+        values={n: plain(nodes(model_trace)[n], shape) for n in names},
         log_p=total(model_terms).expand(shape),
         log_q=total(guide_terms).expand(shape),
         log_likelihood={n: model_terms[n].expand(shape) for n in observed},

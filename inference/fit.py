@@ -97,7 +97,9 @@ def fit(
 def _options(options: FitOptions | None, changes: dict[str, Any]) -> FitOptions:
     unknown = sorted(set(changes) - set(FitOptions.__dataclass_fields__))
     if unknown:
-        raise TypeError(f"fit: got unknown options {', '.join(unknown)}, expected some of {', '.join(FitOptions.__dataclass_fields__)}")
+        raise TypeError(
+            f"fit: got unknown options {', '.join(unknown)}, expected some of {', '.join(FitOptions.__dataclass_fields__)}"
+        )
     if not isinstance(options or FitOptions(), FitOptions):
         raise TypeError(f"options: got {shown(options)}, expected FitOptions")
     return replace(options or FitOptions(), **changes)
@@ -111,7 +113,9 @@ class _Loop:
         self.batches = Batches(model, data, options.seed)
         self.held_out = None if options.held_out is None else Batches(model, options.held_out, options.seed + 1).at(0)
         self._first_run(self.batches.example)
-        self.modules = {name: part for name, part in (("model", model), ("guide", guide)) if isinstance(part, nn.Module)}
+        self.modules = {
+            name: part for name, part in (("model", model), ("guide", guide)) if isinstance(part, nn.Module)
+        }
         if options.device is not None:
             for part in self.modules.values():
                 part.to(options.device)
@@ -124,7 +128,9 @@ class _Loop:
         self.best: tuple[float, dict[str, Any]] | None = None
         self.stopped: Literal["done", "early"] = "done"
         self.skipped, self.particles = 0, getattr(objective, "particles", 1)
-        example = self.batches.example if options.device is None else moved(Batch(self.batches.example), options.device).data
+        example = (
+            self.batches.example if options.device is None else moved(Batch(self.batches.example), options.device).data
+        )
         self.run_model, self.run_guide = direct(model, example), direct(guide, example)
 
     def _first_run(self, example: Any) -> None:
@@ -237,7 +243,9 @@ class _Loop:
             got = {n: {k: tuple(v.shape) for k, v in s.items()} for n, s in state["modules"].items()}
             if got != expected:
                 differ = difference(got, expected)
-                raise CheckpointError(f"checkpoint: '{self.options.checkpoint}' is of another model or guide ({differ})")
+                raise CheckpointError(
+                    f"checkpoint: '{self.options.checkpoint}' is of another model or guide ({differ})"
+                )
             self._load_modules(state["modules"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.skipped = int(state["step"]), int(state["skipped"])
@@ -252,4 +260,6 @@ class _Loop:
         except CheckpointError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"checkpoint: '{self.options.checkpoint}' is incomplete, expected one written by fit ({str(error)[:120]!r})") from None
+            raise CheckpointError(
+                f"checkpoint: '{self.options.checkpoint}' is incomplete, expected one written by fit ({str(error)[:120]!r})"
+            ) from None

@@ -14,6 +14,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..guides.nodes import nodes
 from ..guides.sites import seeded, unchecked
 from .objectives import Batch
 
@@ -41,7 +42,9 @@ def moved(batch: Batch, device: str | None) -> Batch:
     return replace(batch, data=data, latents={name: value.to(device) for name, value in batch.latents.items()})
 
 
-def refuse_replaced_subsamples(model: Callable[..., Any], guide: Callable[..., Any], example: Mapping[str, Any]) -> None:
+def refuse_replaced_subsamples(
+    model: Callable[..., Any], guide: Callable[..., Any], example: Mapping[str, Any]
+) -> None:
     """Refuse a guide that makes the model see other rows than those its own ``plate(subsample=...)`` was given.
 
     Autoguides that open the model's plates do so unless they get ``create_plates``, silently (Pyro issue 3468).
@@ -53,7 +56,7 @@ def refuse_replaced_subsamples(model: Callable[..., Any], guide: Callable[..., A
     def rows(seed: int) -> dict[str, Tensor]:
         with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
             trace = poutine.trace(model).get_trace(**example)
-        return {name: site["value"] for name, site in trace.nodes.items() if poutine.util.site_is_subsample(site)}
+        return {name: site["value"] for name, site in nodes(trace).items() if poutine.util.site_is_subsample(site)}
 
     first, second = rows(0), rows(1)
     given = {name: value for name, value in first.items() if torch.equal(value, second[name])}
@@ -62,7 +65,7 @@ def refuse_replaced_subsamples(model: Callable[..., Any], guide: Callable[..., A
     with seeded(2), torch.no_grad(), poutine.block(), unchecked():
         trace = poutine.trace(guide).get_trace(**example)
     for name, value in given.items():
-        site = trace.nodes.get(name)
+        site = nodes(trace).get(name)
         if site is not None and not torch.equal(site["value"], value):
             raise ValueError(
                 f"guide: got one that would replace the rows of the model's plate '{name}' by others (an autoguide needs "
@@ -84,7 +87,7 @@ def direct(fn: Callable[..., Any], example: Mapping[str, Any]) -> Callable[..., 
     for candidate in (fn, fn.forward):  # type: ignore[attr-defined]
         with seeded(0), torch.no_grad(), poutine.block(), unchecked():
             trace = poutine.trace(candidate).get_trace(**example)
-        runs.append({name: site["value"] for name, site in trace.nodes.items() if site["type"] == "sample"})
+        runs.append({name: site["value"] for name, site in nodes(trace).items() if site["type"] == "sample"})
     same = runs[0].keys() == runs[1].keys() and all(_equal(runs[0][name], runs[1][name]) for name in runs[0])
     return fn.forward if same else fn  # type: ignore[attr-defined]
 

@@ -9,6 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.nodes import nodes
 from ..guides.sites import plated
 from .objectives import Batch
 
@@ -42,12 +43,16 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
             where = _first(log_prob)
             if where is not None:
                 drawn = _latent_values(model_trace, where)
-                return f"{kind} site '{name}' has log density {_number(log_prob, where)} at {_place(where, batch)}{drawn}"
-    return "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
+                return (
+                    f"{kind} site '{name}' has log density {_number(log_prob, where)} at {_place(where, batch)}{drawn}"
+                )
+    return (
+        "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
+    )
 
 
 def _samples(trace: poutine.Trace) -> list[tuple[str, Any]]:
-    return [(n, s) for n, s in trace.nodes.items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)]
+    return [(n, s) for n, s in nodes(trace).items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)]
 
 
 def _missing(data: Any, value: Any) -> Any:

@@ -16,7 +16,9 @@ from ..guides.sites import Data, seeded, simulate
 from .densities import log_joint
 
 
-def unconstrained_log_density(model: Callable[..., Any], data: Data, sites: UnconstrainedSites) -> Callable[[Tensor], Tensor]:
+def unconstrained_log_density(
+    model: Callable[..., Any], data: Data, sites: UnconstrainedSites
+) -> Callable[[Tensor], Tensor]:
     """Return u -> log p(T(u), y) + log|det dT/du| for flat unconstrained u of shape (S, D); differentiable."""
 
     def log_density(flat: Tensor) -> Tensor:
@@ -67,7 +69,9 @@ def laplace(
         heights = log_density(draws)
     usable = torch.isfinite(heights)
     if not usable.any():
-        raise ValueError(f"data: got data under which none of {candidates} prior draws has a finite density, expected a model that can produce them")
+        raise ValueError(
+            f"data: got data under which none of {candidates} prior draws has a finite density, expected a model that can produce them"
+        )
     order = torch.where(usable, heights, torch.full_like(heights, -torch.inf)).argsort(descending=True)[:starts]
 
     def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
@@ -79,7 +83,10 @@ def laplace(
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         return -value.item(), -gradient[0].double().numpy()
 
-    ends = [minimize(objective, draws[i].numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 500}) for i in order.tolist()]
+    ends = [
+        minimize(objective, draws[i].numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+        for i in order.tolist()
+    ]
     best = min(ends, key=lambda end: float(end.fun))
     mode = torch.tensor(best.x, dtype=torch.float64)
     return Whitening(mode, _inverse_root(_negative_hessian(log_density, mode), draws[usable].var(0), floor))

@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
 
+from ..guides.nodes import nodes
 from ..guides.require import named
 from ..guides.sites import Data, latent_sites, outer_plates, plate_nesting, prototype, simulate
 from .densities import log_joint, site_log_probs, total
@@ -99,9 +100,7 @@ class Latents:
             start = stop
         return values, log_det
 
-    def log_density(
-        self, model: Callable[..., Any], x: Tensor, data: Data, *, datasets: bool = False
-    ) -> Tensor:
+    def log_density(self, model: Callable[..., Any], x: Tensor, data: Data, *, datasets: bool = False) -> Tensor:
         """Return log p(z(x), y) + log|det dz/dx|, differentiable in x.
 
         Shape () at x of shape (d,), (S,) at (S, d), and (S, B) at (S, B, d) with ``datasets``.
@@ -127,7 +126,7 @@ class Latents:
         seen = {
             name: term
             for name, term in log_probs.items()
-            if name not in self.shapes and type(trace.nodes[name]["fn"]).__name__ != "Unit"
+            if name not in self.shapes and type(nodes(trace)[name]["fn"]).__name__ != "Unit"
         }
         return total(log_probs).expand(shape), (total(seen) if seen else torch.zeros(())).expand(shape)
 
@@ -141,9 +140,7 @@ def unobserved(model: Callable[..., Any], data: Data) -> dict[str, Any]:
     """Return the arguments that are not the value of an observed site: masks, covariates, times."""
     named("data", data)
     sites = prototype(model, data).nodes
-    return {
-        name: value for name, value in data.items() if name not in sites or not sites[name].get("is_observed")
-    }
+    return {name: value for name, value in data.items() if name not in sites or not sites[name].get("is_observed")}
 
 
 def scalar_names(shapes: Mapping[str, Sequence[int]]) -> list[str]:

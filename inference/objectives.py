@@ -12,6 +12,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.nodes import nodes
 from ..guides.require import function, real, shown, whole
 from ..guides.sites import Data, plain, plated
 from .densities import paired_traces, site_log_probs, total
@@ -95,15 +96,19 @@ class Reweighted:
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted negative log density of the guide's own draws."""
         with torch.no_grad():
-            model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, self.particles, batch.datasets)
-            log_w = total(site_log_probs(model_trace, batch.nesting)) - total(site_log_probs(guide_trace, batch.nesting))
+            model_trace, guide_trace = paired_traces(
+                model, guide, batch.data, batch.nesting, self.particles, batch.datasets
+            )
+            log_w = total(site_log_probs(model_trace, batch.nesting)) - total(
+                site_log_probs(guide_trace, batch.nesting)
+            )
             log_w = torch.where(torch.isfinite(log_w), log_w, torch.full_like(log_w, -torch.inf))
             ceiling = log_w.logsumexp(0) - 0.5 * torch.log(torch.tensor(float(self.particles)))
             weights = torch.softmax(torch.minimum(log_w, ceiling), 0)
             outer = tuple(log_w.shape)
             values = {
                 name: plain(site, outer)
-                for name, site in model_trace.nodes.items()
+                for name, site in nodes(model_trace).items()
                 if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
             }
         log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting))
@@ -143,7 +148,9 @@ class Stock:
 
     def __post_init__(self) -> None:
         if not hasattr(self.elbo, "differentiable_loss"):
-            raise ValueError(f"objective: got {type(self.elbo).__name__}, expected one with a differentiable_loss, e.g. Trace_ELBO()")
+            raise ValueError(
+                f"objective: got {type(self.elbo).__name__}, expected one with a differentiable_loss, e.g. Trace_ELBO()"
+            )
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return Pyro's loss a data set."""
@@ -158,7 +165,7 @@ def log_densities(
     """Return log p(z, y) and log q(z | y) of fresh draws, differentiable; shapes broadcast to (S, [B])."""
     size = None if particles == 1 else particles
     model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
-    for name, site in guide_trace.nodes.items():
+    for name, site in nodes(guide_trace).items():
         if site["type"] == "sample" and not site["fn"].has_rsample and not poutine.util.site_is_subsample(site):
             raise ValueError(
                 f"guide: site '{name}' has no reparameterised draws, expected such, or pyro.infer.Trace_ELBO() as objective"
@@ -177,7 +184,9 @@ def guide_log_prob(guide: Callable[..., Any], batch: Batch) -> Tensor:
         return own(batch.latents, batch.data)
     conditioned = poutine.condition(plated(guide, batch.nesting, None, batch.datasets), data=dict(batch.latents))
     trace = poutine.trace(conditioned).get_trace(**batch.data)
-    for name, site in trace.nodes.items():
+    for name, site in nodes(trace).items():
         if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site):
-            raise ValueError(f"guide: site '{name}' is not one of the unknowns, expected a guide with log_prob(values, data)")
+            raise ValueError(
+                f"guide: site '{name}' is not one of the unknowns, expected a guide with log_prob(values, data)"
+            )
     return total(site_log_probs(trace, batch.nesting))

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from ..guides.nodes import nodes
 from ..guides.require import function, named, seed_number, shown, whole
 from ..guides.sites import Data, observed_sites, outer_plates, prototype, seeded, simulate, traced
 from .densities import check_guide, paired_traces, site_log_probs, total
@@ -57,8 +58,7 @@ def sample(
     with seeded(seed), torch.no_grad(), poutine.block(), outer_plates(nesting, draws, datasets):
         trace = traced(guide, data)
     result = {}
-    nodes: dict[str, Any] = dict(poutine.util.prune_subsample_sites(trace).nodes)
-    for name, site in nodes.items():
+    for name, site in nodes(poutine.util.prune_subsample_sites(trace)).items():
         if site["type"] != "sample" or site["is_observed"] or site["infer"].get("is_auxiliary"):
             continue
         result[name] = _own(site, *shape)
@@ -119,8 +119,7 @@ def posterior(
         ]
         before = simulate(model, draws, unobserved(model, data), None, latents.nesting) if prior else {}
     groups = {
-        group: {name: _chain([part[group][name] for part in parts]) for name in parts[0][group]}
-        for group in parts[0]
+        group: {name: _chain([part[group][name] for part in parts]) for name in parts[0][group]} for group in parts[0]
     }
     groups["observed_data"] = {name: _numpy(site["value"]) for name, site in observed.items()}
     if prior:
@@ -228,8 +227,8 @@ def _evaluate(
     model_trace, guide_trace = paired_traces(model, guide, data, latents.nesting, size, None)
     log_p = total(site_log_probs(model_trace, latents.nesting)).expand(size)
     log_q = total(site_log_probs(guide_trace, latents.nesting)).expand(size)
-    nodes: dict[str, Any] = dict(model_trace.nodes)
-    sites = {name: nodes[name] for name in (*latents.shapes, *observed)}
+    found = nodes(model_trace)
+    sites = {name: found[name] for name in (*latents.shapes, *observed)}
     values = {name: _own(sites[name], size) for name in latents.shapes}
     entries = {name: pointwise(observed[name]).log_prob.shape for name in observed}
     return {
@@ -237,9 +236,7 @@ def _evaluate(
         "posterior_predictive": {
             name: sites[name]["fn"]().reshape(size, *observed[name]["value"].shape) for name in observed
         },
-        "log_likelihood": {
-            name: pointwise(sites[name]).log_prob.reshape(size, *entries[name]) for name in observed
-        },
+        "log_likelihood": {name: pointwise(sites[name]).log_prob.reshape(size, *entries[name]) for name in observed},
         "sample_stats": {"log_p": log_p, "log_q": log_q},
     }
 

@@ -12,6 +12,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ..guides import Table, UnconstrainedSites, Whitening, amortize
+from ..guides.nodes import nodes
 from ..guides.sites import Data, plain, plated, seeded, unchecked
 from .calibrate import calibrate
 from .calibration import Calibration
@@ -41,8 +42,8 @@ class Augmented:
         """Sample the unknowns, weigh them by the first data set, and run the model on the second."""
         with poutine.block(expose=list(self.latents)):
             first = poutine.trace(self.model).get_trace(**self.data)
-        latents = {name: first.nodes[name]["value"] for name in self.latents}
-        rest = {name: site for name, site in first.nodes.items() if site["type"] == "sample" and name not in latents}
+        latents = {name: nodes(first)[name]["value"] for name in self.latents}
+        rest = {name: site for name, site in nodes(first).items() if site["type"] == "sample" and name not in latents}
         weight = total({name: site["fn"].log_prob(site["value"]) for name, site in rest.items()})
         pyro.factor("first_data_set", weight)
         with poutine.block(hide=list(self.latents)):
@@ -100,7 +101,10 @@ def posterior_sbc(
     truths = {name: value[rows] for name, value in pool.values.items()}
     replicated = _replicate(model, data, truths, sites, datasets, seed + 2)
     given = {name: value for name, value in data.items() if name not in sites.observed}
-    batch = {**replicated, **{n: v.expand(datasets, *v.shape) if isinstance(v, Tensor) else v for n, v in given.items()}}
+    batch = {
+        **replicated,
+        **{n: v.expand(datasets, *v.shape) if isinstance(v, Tensor) else v for n, v in given.items()},
+    }
     augmented = Augmented(model, data, tuple(block.name for block in sites.blocks))
     flat, _ = sites.flatten(pool.values)
     # two data sets like the observed one hold twice the information: half the posterior covariance
@@ -109,19 +113,40 @@ def posterior_sbc(
     width = sites.size * (sites.size + 3) // 2 + 8
     table = Table(data, width, sets=datasets)
     refit = amortize(augmented, table, family, example=data, whitening=start, simulations=0, seed=seed)
-    fit(augmented, refit, DataSets(batch), ELBO(particles), steps=steps, learning_rate=learning_rate, seed=seed, max_skipped=20, progress=progress)
+    fit(
+        augmented,
+        refit,
+        DataSets(batch),
+        ELBO(particles),
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+        max_skipped=20,
+        progress=progress,
+    )
     return calibrate(
-        augmented, refit, pairs={**truths, **replicated}, given=given, draws=draws, widen=widen, chunk=datasets * draws, seed=seed + 3, progress=False
+        augmented,
+        refit,
+        pairs={**truths, **replicated},
+        given=given,
+        draws=draws,
+        widen=widen,
+        chunk=datasets * draws,
+        seed=seed + 3,
+        progress=False,
     )
 
 
 def _replicate(
-    model: Callable[..., Any], data: Data, truths: dict[str, Tensor], sites: UnconstrainedSites, datasets: int, seed: int
+    model: Callable[..., Any],
+    data: Data,
+    truths: dict[str, Tensor],
+    sites: UnconstrainedSites,
+    datasets: int,
+    seed: int,
 ) -> dict[str, Tensor]:
     given = {name: value for name, value in data.items() if name not in sites.observed}
     conditioned = poutine.condition(plated(model, sites.nesting, None, datasets), data=sites.padded(truths))
     with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
         trace = poutine.trace(conditioned).get_trace(**given)
-    return {name: plain(trace.nodes[name], (datasets,)) for name in sites.observed if name in data}
-
-
+    return {name: plain(nodes(trace)[name], (datasets,)) for name in sites.observed if name in data}

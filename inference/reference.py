@@ -101,9 +101,7 @@ class Reference:
 
         attrs: dict[str, Any] = {"method": self.method}
         attrs |= {"r_hat": self.r_hat, "ess": self.ess, "divergences": self.divergences}
-        attrs |= {
-            name: value for name, value in self.settings.items() if isinstance(value, int | float | str)
-        }
+        attrs |= {name: value for name, value in self.settings.items() if isinstance(value, int | float | str)}
         return tree({"posterior": self.draws, "sample_stats": self.stats}, attrs=attrs, **layout)
 
     def save(self, path: str | Path) -> Path:
@@ -149,9 +147,7 @@ class Reference:
                 summary.setdefault(statistic, {})[site] = value
             else:
                 parts[kind][name] = value
-        return cls(
-            meta["method"], parts["draws"], summary, parts["stats"], meta["settings"], meta["datasets"]
-        )
+        return cls(meta["method"], parts["draws"], summary, parts["stats"], meta["settings"], meta["datasets"])
 
 
 def _complete(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> bool:

@@ -107,9 +107,7 @@ def hmc(
         "step_size": step,
         "acceptance": torch.stack(rates).mean().item(),
     }
-    return Reference(
-        "hmc", result, summarise(result), {"acceptance": torch.stack(rates, 1).numpy()}, settings
-    )
+    return Reference("hmc", result, summarise(result), {"acceptance": torch.stack(rates, 1).numpy()}, settings)
 
 
 class _Walk:
@@ -156,9 +154,7 @@ class _Walk:
         self.log_density, self.gradient = self._evaluate(self.x)
 
 
-def _starts(
-    model: Callable[..., Any], data: Data, latents: Latents, loc: Tensor, tril: Tensor, chains: int
-) -> Tensor:
+def _starts(model: Callable[..., Any], data: Data, latents: Latents, loc: Tensor, tril: Tensor, chains: int) -> Tensor:
     tries = loc + 1.5 * torch.randn(8 * chains, len(loc), dtype=loc.dtype) @ tril.mT
     with torch.no_grad():
         usable = tries[torch.isfinite(latents.log_density(model, tries, data))]

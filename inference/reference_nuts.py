@@ -187,9 +187,7 @@ def _starts(
         centre = _packed(latents, initial, prior)
         scatter = factor if inverse_mass is not None else 0.1 * factor
         with seeded(seed):
-            tries = [
-                centre + scatter @ torch.randn(latents.size, dtype=prior.dtype) for _ in range(16 * chains)
-            ]
+            tries = [centre + scatter @ torch.randn(latents.size, dtype=prior.dtype) for _ in range(16 * chains)]
         starts = [x for x in tries if _finite(model, data, latents, x)][:chains]
         starts += [centre] * (chains - len(starts))
     for start in starts:

@@ -151,9 +151,7 @@ class _Walk:
         factor = _factor(prior - prior.mean(0)) if tril is None else tril.to(prior)
         for name, value, shape in (("loc", middle, (size,)), ("tril", factor, (size, size))):
             if tuple(value.shape) not in (shape, (sets, *shape)):
-                raise ValueError(
-                    f"{name}: got shape {tuple(value.shape)}, expected {shape} or {(sets, *shape)}"
-                )
+                raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape} or {(sets, *shape)}")
         if not bool((factor.diagonal(dim1=-2, dim2=-1) > 0).all()):
             raise ValueError(f"tril: got a diagonal entry <= 0 in {shown(factor)}, expected a Cholesky factor")
         factor = factor.expand(sets, size, size)

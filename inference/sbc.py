@@ -34,9 +34,7 @@ def pit(truth: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array:
     """
     at_truth, at_draws = np.asarray(truth, float), np.asarray(draws, float)
     if at_draws.shape[1:] != at_truth.shape or len(at_draws) < 1:
-        raise ValueError(
-            f"draws: got shape {at_draws.shape}, expected (L, {', '.join(map(str, at_truth.shape))})"
-        )
+        raise ValueError(f"draws: got shape {at_draws.shape}, expected (L, {', '.join(map(str, at_truth.shape))})")
     below = (at_draws < at_truth).sum(0)
     ties = (at_draws == at_truth).sum(0)
     rank = below + rng.integers(0, ties + 1)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from ..guides import amortize
+from ..guides.nodes import nodes
 from ..guides.sites import latent_sites, observed_sites, outer_plates, plate_nesting, prototype, seeded, simulate
 
 
@@ -84,7 +84,7 @@ def check_model(
 def _finite(model: nn.Module, data: Mapping[str, Any]) -> str:
     trace = prototype(model, data)
     trace.compute_log_prob()
-    for name, site in trace.nodes.items():
+    for name, site in nodes(trace).items():
         if site["type"] == "sample" and not torch.isfinite(site["log_prob"]).all():
             return f"site '{name}' has a log density that is not finite"
     return ""
@@ -92,7 +92,7 @@ def _finite(model: nn.Module, data: Mapping[str, Any]) -> str:
 
 def _same_sites(model: nn.Module, guide: Callable[..., Any], data: Mapping[str, Any]) -> str:
     sites = latent_sites(prototype(model, data))
-    drawn = prototype(guide, data).nodes
+    drawn = nodes(prototype(guide, data))
     for name, site in sites.items():
         if name not in drawn:
             return f"the guide has no site '{name}'"
@@ -110,12 +110,14 @@ def _batch_shapes(model: nn.Module, data: Mapping[str, Any]) -> str:
     trace = prototype(model, data)
     nesting = plate_nesting(trace)
     shapes = {name: site["value"].shape for name, site in observed_sites(trace).items()}
-    batch = {name: value.expand(3, *value.shape) if isinstance(value, Tensor) else value for name, value in data.items()}
+    batch = {
+        name: value.expand(3, *value.shape) if isinstance(value, Tensor) else value for name, value in data.items()
+    }
     with seeded(0), torch.no_grad(), outer_plates(nesting, 5, 3):
         drawn = poutine.trace(model).get_trace(**batch)
         drawn.compute_log_prob()
     for name, shape in shapes.items():
-        log_prob = drawn.nodes[name]["log_prob"]
+        log_prob = nodes(drawn)[name]["log_prob"]
         if tuple(log_prob.shape[: log_prob.ndim - nesting]) != (5, 3):
             return f"site '{name}' has log density of shape {tuple(log_prob.shape)} for 5 particles and 3 data sets of shape {tuple(shape)}"
     return ""
@@ -128,8 +130,13 @@ def _converted(data: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 def _precisions(model: nn.Module, data: Mapping[str, Any]) -> str:
     for dtype in (torch.float32, torch.float64):
         trace = prototype(copy.deepcopy(model).to(dtype), _converted(data, dtype))
-        for name, site in trace.nodes.items():
-            if site["type"] == "sample" and site["value"].is_floating_point() and site["value"].dtype != dtype and site["value"].numel():
+        for name, site in nodes(trace).items():
+            if (
+                site["type"] == "sample"
+                and site["value"].is_floating_point()
+                and site["value"].dtype != dtype
+                and site["value"].numel()
+            ):
                 return f"site '{name}' is {site['value'].dtype} in a model of {dtype}"
     return ""
 
@@ -138,8 +145,9 @@ def _gradients(model: nn.Module, guide: Callable[..., Any], data: Mapping[str, A
     with seeded(0):
         guide_trace = poutine.trace(guide).get_trace(**data)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(**data)
-    loss = guide_trace.log_prob_sum() - model_trace.log_prob_sum()
-    named = [(n, p) for part in (model, guide) if isinstance(part, nn.Module) for n, p in part.named_parameters() if p.requires_grad]
+    loss = torch.as_tensor(guide_trace.log_prob_sum() - model_trace.log_prob_sum())
+    parts = [part for part in (model, guide) if isinstance(part, nn.Module)]
+    named = [(n, p) for part in parts for n, p in part.named_parameters() if p.requires_grad]
     gradients = torch.autograd.grad(loss, [p for _, p in named], allow_unused=True) if named else []
     missing = [name for (name, _), gradient in zip(named, gradients, strict=True) if gradient is None]
     return f"no gradient reaches {', '.join(missing)}" if missing else ""
@@ -163,8 +171,8 @@ def _round_trip(model: nn.Module, guide: Callable[..., Any], data: Mapping[str, 
         before = prototype(part, data, seed=3)
         part.load_state_dict(state)
         after = prototype(part, data, seed=3)
-        for name, site in before.nodes.items():
-            if site["type"] == "sample" and not torch.equal(site["value"], after.nodes[name]["value"]):
+        for name, site in nodes(before).items():
+            if site["type"] == "sample" and not torch.equal(site["value"], nodes(after)[name]["value"]):
                 return f"site '{name}' of {type(part).__name__} changes when its state is loaded again"
     return ""
 
@@ -181,7 +189,7 @@ def _mask(model: nn.Module, data: Mapping[str, Any]) -> str:
     except TypeError:
         return "the model takes no argument 'mask'"
     for name in hidden:
-        log_prob = trace.nodes[name]["fn"].log_prob(trace.nodes[name]["value"])
+        log_prob = nodes(trace)[name]["fn"].log_prob(nodes(trace)[name]["value"])
         if not (log_prob == 0).all():
             return f"site '{name}' counts data that are masked"
     return ""
@@ -203,7 +211,10 @@ def _physics(model: nn.Module, data: Mapping[str, Any]) -> str:
     points = [p.detach().double().requires_grad_() for p in points]
     u = solve(*points)
     with seeded(1):
-        cotangent, directions = torch.randn_like(u), [torch.randn_like(p) * p.detach().abs().clamp_min(1e-3) for p in points]
+        cotangent, directions = (
+            torch.randn_like(u),
+            [torch.randn_like(p) * p.detach().abs().clamp_min(1e-3) for p in points],
+        )
     gradients = torch.autograd.grad(u, points, cotangent)
     step = 1e-5
     with torch.no_grad():

@@ -75,9 +75,7 @@ def aquifer(cells: int = CELLS, wells: int = WELLS) -> FEMProblem:
 
 def permeability(problem: FEMProblem, modes: int = MODES) -> KarhunenLoeve:
     """Return the field z -> nodal log-permeability; weights are the areas that belong to the nodes."""
-    return KarhunenLoeve(
-        problem.coordinates("kappa"), modes, CORRELATION_LENGTH, weights=problem.volumes("kappa")
-    )
+    return KarhunenLoeve(problem.coordinates("kappa"), modes, CORRELATION_LENGTH, weights=problem.volumes("kappa"))
 
 
 class Darcy2D(PyroModule):

@@ -92,12 +92,8 @@ class LinearGaussian(PyroModule):
             u = self.problem.solve(z)
         else:
             # Flat to within 1e-4 nat where |u| < 1, yet proper, so that it can be drawn from.
-            u = pyro.sample(
-                "u", dist.Normal(self.problem.stiffness.new_zeros(ELEMENTS - 1), STATE_SCALE).to_event(1)
-            )
-            virtual_observables(
-                "r", self.problem, u, z, self.residual_scale / ELEMENTS, corrected=self.corrected
-            )
+            u = pyro.sample("u", dist.Normal(self.problem.stiffness.new_zeros(ELEMENTS - 1), STATE_SCALE).to_event(1))
+            virtual_observables("r", self.problem, u, z, self.residual_scale / ELEMENTS, corrected=self.corrected)
         observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask)
         return u
 
@@ -165,12 +161,8 @@ register(
         data=thermometers,
         quantities={
             "z": Quantity("source amplitude", "1", ("mode",), {"mode": tuple(range(1, MODES + 1))}),
-            "u": Quantity(
-                "temperature", "1", ("node",), {"node": tuple(i / ELEMENTS for i in range(1, ELEMENTS))}
-            ),
-            "r": Quantity(
-                "residual", "1", ("node",), {"node": tuple(i / ELEMENTS for i in range(1, ELEMENTS))}
-            ),
+            "u": Quantity("temperature", "1", ("node",), {"node": tuple(i / ELEMENTS for i in range(1, ELEMENTS))}),
+            "r": Quantity("residual", "1", ("node",), {"node": tuple(i / ELEMENTS for i in range(1, ELEMENTS))}),
             "y": Quantity("thermometer reading", "1", ("sensor",), {"sensor": SENSORS}),
         },
         recipe=Recipe(family="full", encoder=None, objective="elbo", steps=1000),

@@ -102,7 +102,16 @@ register(
             "sigma": Quantity("observation scale", "1", ("species",), {"species": SPECIES}),
             "y": Quantity("pelts", "thousand", ("year", "species"), {"year": YEARS, "species": SPECIES}),
         },
-        recipe=Recipe(family="spline", encoder=None, objective="elbo", steps=900, particles=128, learning_rate=3e-3, options={"tail": 10.0}, nuts=True),
+        recipe=Recipe(
+            family="spline",
+            encoder=None,
+            objective="elbo",
+            steps=900,
+            particles=128,
+            learning_rate=3e-3,
+            options={"tail": 10.0},
+            nuts=True,
+        ),
         priors={
             "alpha": "Normal(1, 0.5) truncated to > 0",
             "beta": "Normal(0.05, 0.05) truncated to > 0",

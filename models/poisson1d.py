@@ -73,9 +73,7 @@ class Poisson1D(PyroModule):
         if likelihood not in ("forward", "residual"):
             raise ValueError(f"likelihood: got {likelihood!r}, expected 'forward' or 'residual'")
         if sensors < 1:
-            raise ValueError(
-                f"sensors: got {sensors}, expected at least 1 (mask all of them to observe nothing)"
-            )
+            raise ValueError(f"sensors: got {sensors}, expected at least 1 (mask all of them to observe nothing)")
         self.problem = bar(modes, sensors)
         self.likelihood = likelihood
         self.noise = noise * LARGEST_AT_PRIOR_MEAN

@@ -140,9 +140,7 @@ class Elliptic1D(Problem):
             floats("z", part)
         log_k = self.log_conductivity(z)
         if floats("log_conductivity(z)", log_k).shape[-1:] != (self.elements,):
-            raise ValueError(
-                f"log_conductivity gave shape {tuple(log_k.shape)}, expected (..., {self.elements})"
-            )
+            raise ValueError(f"log_conductivity gave shape {tuple(log_k.shape)}, expected (..., {self.elements})")
         return log_k
 
     def _with_boundary(self, u: Tensor) -> Tensor:

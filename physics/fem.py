@@ -122,9 +122,7 @@ class FEMProblem(Problem):
         place[np.concatenate([system.free, system.fixed])] = np.arange(system.n_dofs)
         buffers = {"free_dofs": system.free, "boundary_values": system.start[system.fixed], "_place": place}
         if sensors is not None:
-            buffers["sensor_dofs"], buffers["sensor_weights"] = fem_sensors.sensor_table(
-                system.space, sensors
-            )
+            buffers["sensor_dofs"], buffers["sensor_weights"] = fem_sensors.sensor_table(system.space, sensors)
         for name, array in buffers.items():
             self.register_buffer(name, torch.from_numpy(array), persistent=False)
 
@@ -166,9 +164,7 @@ class FEMProblem(Problem):
     def full(self, u: Tensor) -> Tensor:
         """Return all dofs, shape (..., dofs): the free ones u and the Dirichlet values."""
         if u.shape[-1] != self.free_dofs.numel():
-            raise ValueError(
-                f"u got shape {tuple(u.shape)}, expected (..., {self.free_dofs.numel()}) free dofs"
-            )
+            raise ValueError(f"u got shape {tuple(u.shape)}, expected (..., {self.free_dofs.numel()}) free dofs")
         fixed = self.boundary_values.to(u.dtype).expand(*u.shape[:-1], -1)
         return torch.cat([u, fixed], -1)[..., self._buffers["_place"]]
 
@@ -201,9 +197,7 @@ class FEMProblem(Problem):
         function: Any = self._system.u if name is None else self._system.parameters.get(name)
         if function is None or not hasattr(function, "x"):
             fields = [key for key, value in self._system.parameters.items() if hasattr(value, "x")]
-            raise ValueError(
-                f"name got {name!r}, expected a field: {', '.join(fields)} or None for the state"
-            )
+            raise ValueError(f"name got {name!r}, expected a field: {', '.join(fields)} or None for the state")
         return function.function_space
 
     def tangent(self, z: Unknowns, direction: Unknowns) -> tuple[Tensor, Tensor]:
@@ -215,9 +209,7 @@ class FEMProblem(Problem):
         steps, shape_of_step, _ = self._flat(direction)
         if shape or shape_of_step:
             raise ValueError(f"z, direction got leading shapes {shape}, {shape_of_step}, expected one sample")
-        u, du = self._system.tangent(
-            [v[0].detach().numpy() for v in values], [v[0].detach().numpy() for v in steps]
-        )
+        u, du = self._system.tangent([v[0].detach().numpy() for v in values], [v[0].detach().numpy() for v in steps])
         return torch.from_numpy(u).to(like), torch.from_numpy(du).to(like)
 
     @property
@@ -228,9 +220,7 @@ class FEMProblem(Problem):
     def _named(self, z: Unknowns) -> Mapping[str, Tensor]:
         if isinstance(z, Tensor):
             if len(self.parameter_shapes) != 1:
-                raise TypeError(
-                    f"z got one tensor, expected a mapping with {', '.join(self.parameter_shapes)}"
-                )
+                raise TypeError(f"z got one tensor, expected a mapping with {', '.join(self.parameter_shapes)}")
             return {next(iter(self.parameter_shapes)): z}
         if set(z) != set(self.parameter_shapes):
             raise ValueError(
@@ -289,8 +279,6 @@ class FEMProblem(Problem):
 
     def __reduce__(self) -> Any:
         if self._builder is None:
-            raise TypeError(
-                "a FEMProblem holds compiled forms and cannot be pickled: make it by from_builder"
-            )
+            raise TypeError("a FEMProblem holds compiled forms and cannot be pickled: make it by from_builder")
         build, arguments = self._builder
         return FEMProblem.from_builder, (build, *arguments)

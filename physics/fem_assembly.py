@@ -23,13 +23,9 @@ from .fem_logdet import LogDet
 from .fem_selected import transposed_entries
 from .problem import SolveError
 
-NATIVE_LIMIT = (
-    5000  # PETSc's own LU is the cheapest below (0.25 ms at 1,089 dofs, MUMPS 0.42), MUMPS above (11 and 21)
-)
+NATIVE_LIMIT = 5000  # PETSc's own LU is the cheapest below (0.25 ms at 1,089 dofs, MUMPS 0.42), MUMPS above (11 and 21)
 LINEAR_TOLERANCE = 1e-8
-CAPACITY = (
-    256  # factorisations that a call keeps for its backward pass; it factorises the other samples again
-)
+CAPACITY = 256  # factorisations that a call keeps for its backward pass; it factorises the other samples again
 ROUNDING = 1e-13  # largest asymmetry, relative to the largest entry, of a matrix that Cholesky takes
 
 
@@ -167,9 +163,7 @@ class System:
                 return step, factor
             if attempt == 0:
                 factor = self._pivoted()
-        raise SolveError(
-            f"the linear solve left a residual of {defect:.1e}: the Jacobian dF/du is nearly singular"
-        )
+        raise SolveError(f"the linear solve left a residual of {defect:.1e}: the Jacobian dF/du is nearly singular")
 
     def apply_inverse(self, factor: Factor, right: np.ndarray, transposed: bool = False) -> np.ndarray:
         """Return J^-1 right (or J^-T right) on the free dofs, a new array."""
@@ -218,9 +212,7 @@ class System:
                 state[free] = before - fraction * step
                 residual = misfit()
         size = np.linalg.norm(residual)
-        raise SolveError(
-            f"Newton stopped after {self.newton.max_iterations} iterations with a residual of {size:.1e}"
-        )
+        raise SolveError(f"Newton stopped after {self.newton.max_iterations} iterations with a residual of {size:.1e}")
 
     @cached_property
     def _adjoint(self) -> fem.Function:
@@ -266,9 +258,7 @@ class System:
             fem.assemble_vector(self._vector, form)
         return self._vector[self.free]
 
-    def tangent(
-        self, values: Sequence[np.ndarray], direction: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def tangent(self, values: Sequence[np.ndarray], direction: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return the solution u at some parameters and its derivative -J^-1 (dF/dp) direction."""
         self.set_parameters(values)
         self.solve(None, keep=False)

@@ -42,11 +42,7 @@ class KeptFactors:
 def _describe(names: list[str], values: list[np.ndarray]) -> str:
     def one(name: str, value: np.ndarray) -> str:
         value = np.asarray(value)
-        return (
-            f"{name} = {value:.6g}"
-            if value.ndim == 0
-            else f"{name} in [{value.min():.6g}, {value.max():.6g}]"
-        )
+        return f"{name} = {value:.6g}" if value.ndim == 0 else f"{name} in [{value.min():.6g}, {value.max():.6g}]"
 
     return ", ".join(one(name, value) for name, value in zip(names, values, strict=True))
 
@@ -57,11 +53,7 @@ def _samples(tensors: tuple[Tensor, ...]) -> list[list[np.ndarray]]:
 
 
 def _at(sample: int, shape: tuple[int, ...]) -> str:
-    return (
-        f"at sample {tuple(int(i) for i in np.unravel_index(sample, shape))}"
-        if shape
-        else "for the one sample"
-    )
+    return f"at sample {tuple(int(i) for i in np.unravel_index(sample, shape))}" if shape else "for the one sample"
 
 
 def _pull_back(ctx: Any, pull: Callable[[int, list[str]], dict[str, np.ndarray]]) -> tuple[Any, ...]:
@@ -104,9 +96,7 @@ class Solve(torch.autograd.Function):
                 out[sample] = system.state[system.free]
             except SolveError as error:
                 if not reject:
-                    raise SolveError(
-                        f"{error}, {_at(sample, shape)} with {_describe(names, value)}"
-                    ) from error
+                    raise SolveError(f"{error}, {_at(sample, shape)} with {_describe(names, value)}") from error
                 factors.append(None)
                 out[sample] = np.nan
         u = torch.from_numpy(out)

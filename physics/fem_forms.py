@@ -20,9 +20,7 @@ from ufl.algorithms.map_integrands import map_integrands
 Parameter = fem.Function | fem.Constant
 
 
-def check_problem(
-    form: ufl.Form, u: fem.Function, parameters: Mapping[str, Parameter], bcs: Sequence
-) -> None:
+def check_problem(form: ufl.Form, u: fem.Function, parameters: Mapping[str, Parameter], bcs: Sequence) -> None:
     """Compare the parts of a problem with each other.
 
     Raises:
@@ -34,9 +32,7 @@ def check_problem(
         raise TypeError(f"u got {type(u).__name__}, expected a dolfinx.fem.Function")
     arguments = form.arguments()
     if len(arguments) != 1 or arguments[0].ufl_function_space() != u.function_space:
-        raise ValueError(
-            f"form got {len(arguments)} arguments, expected one test function, of the space of u"
-        )
+        raise ValueError(f"form got {len(arguments)} arguments, expected one test function, of the space of u")
     if u not in form.coefficients():
         raise ValueError("form got no u, expected a residual that contains the state")
     if u.function_space.mesh.comm.size > 1:
@@ -44,21 +40,15 @@ def check_problem(
             f"u got a mesh on {u.function_space.mesh.comm.size} processes, expected one: use MPI.COMM_SELF"
         )
     if not parameters:
-        raise ValueError(
-            "parameters got none, expected at least one name with a function or constant of the form"
-        )
+        raise ValueError("parameters got none, expected at least one name with a function or constant of the form")
     known = (*form.coefficients(), *form.constants())
     for name, parameter in parameters.items():
         if not isinstance(parameter, Parameter):
-            raise TypeError(
-                f"parameter {name!r} got {type(parameter).__name__}, expected a fem.Function or Constant"
-            )
+            raise TypeError(f"parameter {name!r} got {type(parameter).__name__}, expected a fem.Function or Constant")
         if parameter is u or parameter not in known:
             raise ValueError(f"parameter {name!r} got a function that the form does not hold as a parameter")
         if isinstance(parameter, fem.Constant) and len(parameter.ufl_shape) > 1:
-            raise ValueError(
-                f"parameter {name!r} got shape {parameter.ufl_shape}, expected a scalar or a vector"
-            )
+            raise ValueError(f"parameter {name!r} got shape {parameter.ufl_shape}, expected a scalar or a vector")
     for bc in bcs:
         if any(bc.g is parameter for parameter in parameters.values()):
             raise ValueError("bcs got an unknown parameter as boundary value, expected fixed values")
@@ -142,14 +132,10 @@ def discontinuous(element):
         sub, shape = discontinuous(element.sub_elements[0]), element.reference_value_shape
         return basix.ufl.blocked_element(sub, shape, element._has_symmetry if len(shape) == 2 else None)
     if not isinstance(element, basix.ufl._BasixElement):
-        raise ValueError(
-            f"logdet: elements with a local nodal basis (Lagrange, DG) are supported, got {element}"
-        )
+        raise ValueError(f"logdet: elements with a local nodal basis (Lagrange, DG) are supported, got {element}")
     local = element.basix_element
     if not (local.dof_transformations_are_identity or local.dof_transformations_are_permutations):
-        raise ValueError(
-            f"logdet: an element whose basis does not depend on the cell's orientation, got {element}"
-        )
+        raise ValueError(f"logdet: an element whose basis does not depend on the cell's orientation, got {element}")
     if local.discontinuous:
         return element
     cut = basix.create_element(
@@ -175,7 +161,5 @@ def cut_bilinear(form: ufl.Form, test: fem.Function, trial: fem.Function) -> ufl
     """
     form = expand_derivatives(form)
     if any(integral.integral_type().startswith("interior_facet") for integral in form.integrals()):
-        raise ValueError(
-            "logdet: its gradient takes forms with dx and ds measures, got an interior facet measure dS"
-        )
+        raise ValueError("logdet: its gradient takes forms with dx and ds measures, got an interior facet measure dS")
     return weighted(form, test, trial)

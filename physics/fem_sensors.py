@@ -32,9 +32,7 @@ def interpolation_matrix(space: fem.FunctionSpace, points: np.ndarray) -> sparse
     found = [colliding.links(m) for m in range(points.shape[0])]
     outside = [m for m, cells in enumerate(found) if len(cells) == 0]
     if outside:
-        raise ValueError(
-            f"sensors: expected points inside the mesh, got {points[outside[0]].tolist()} outside it"
-        )
+        raise ValueError(f"sensors: expected points inside the mesh, got {points[outside[0]].tolist()} outside it")
     cells = np.array([links[0] for links in found], dtype=np.int32)
     probe = fem.Function(space)
     dofs = local_dofs(space)[cells]

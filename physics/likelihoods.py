@@ -69,9 +69,7 @@ def observe(
     rejected = _rejected(mean, family, event_dim)
     simulated_nowhere = rejected is not None and obs is None
     if rejected is not None:
-        warnings.warn(
-            f"site '{name}': samples without a solution got log-density -inf", SolverWarning, stacklevel=2
-        )
+        warnings.warn(f"site '{name}': samples without a solution got log-density -inf", SolverWarning, stacklevel=2)
         inside = ~rejected[(...,) + (None,) * event_dim]
         mean = torch.where(inside, mean, math.nan if simulated_nowhere else 1.0)
         mask = inside if mask is None else inside & mask
@@ -128,9 +126,7 @@ def virtual_observables(
         physzoo's.
     """
     if not all(callable(getattr(problem, method, None)) for method in ("residual", "logdet")):
-        raise TypeError(
-            f"site '{name}': problem got {shown(problem)}, expected a Problem with residual and logdet"
-        )
+        raise TypeError(f"site '{name}': problem got {shown(problem)}, expected a Problem with residual and logdet")
     if event_dim is None:
         event_dim = int(getattr(problem, "state_event_dim", 1))
     r = problem.residual(u, z)
@@ -195,14 +191,10 @@ def _check(
     if not isinstance(family, str) or family not in _FAMILIES:
         raise ValueError(f"{site} family got {family!r}, expected one of {', '.join(FAMILIES)}")
     if (df is None) == (family == "student_t"):
-        raise ValueError(
-            f"{site} df got {df!r} with family {family!r}, expected a number with student_t only"
-        )
+        raise ValueError(f"{site} df got {df!r} with family {family!r}, expected a number with student_t only")
     floats(f"{site} mean", mean)
     if mean.dim() < whole(f"{site} event_dim", event_dim, 0):
-        raise ValueError(
-            f"{site} mean got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions"
-        )
+        raise ValueError(f"{site} mean got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions")
     _check_positive(site, "noise", noise, mean.shape, "; a sampled scalar enters as noise[..., None]")
     if df is not None:
         _check_positive(site, "df", df, mean.shape)
@@ -211,9 +203,7 @@ def _check(
             raise TypeError(f"{site} obs got {shown(obs)}, expected a floating-point tensor")
         event = mean.shape[mean.dim() - event_dim :]
         if obs.dim() < event_dim or obs.shape[obs.dim() - event_dim :] != event:
-            raise ValueError(
-                f"{site} obs got shape {tuple(obs.shape)}, expected (..., {', '.join(map(str, event))})"
-            )
+            raise ValueError(f"{site} obs got shape {tuple(obs.shape)}, expected (..., {', '.join(map(str, event))})")
         _check_broadcast(site, "obs", obs.shape, mean.shape)
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -223,23 +213,17 @@ def _check(
         _check_data(site, {"noise": noise, "df": df}, obs, mask, family)
 
 
-def _check_positive(
-    site: str, argument: str, value: float | Tensor, mean: torch.Size, hint: str = ""
-) -> None:
+def _check_positive(site: str, argument: str, value: float | Tensor, mean: torch.Size, hint: str = "") -> None:
     if isinstance(value, Tensor):
         floats(f"{site} {argument}", value)
         _check_broadcast(site, argument, value.shape, mean, hint)
     elif isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{site} {argument} got {shown(value)}, expected a positive number or a tensor of them"
-        )
+        raise TypeError(f"{site} {argument} got {shown(value)}, expected a positive number or a tensor of them")
     elif not 0 < value < math.inf:
         raise ValueError(f"{site} {argument} got {value}, expected a positive number")
 
 
-def _check_data(
-    site: str, scales: Mapping[str, Any], obs: Tensor | None, mask: Tensor | None, family: str
-) -> None:
+def _check_data(site: str, scales: Mapping[str, Any], obs: Tensor | None, mask: Tensor | None, family: str) -> None:
     for argument, value in scales.items():
         if isinstance(value, Tensor) and not bool(((value > 0) & (value < math.inf)).all()):
             low, high = float(value.min()), float(value.max())
@@ -251,9 +235,7 @@ def _check_data(
     if not bool(torch.isfinite(seen).all()):
         raise ValueError(f"{site} obs got a non-finite entry, expected finite numbers; mask what is missing")
     if family == "lognormal" and not bool((seen > 0).all()):
-        raise ValueError(
-            f"{site} obs got {float(seen.min()):.6g}, expected positive numbers for family lognormal"
-        )
+        raise ValueError(f"{site} obs got {float(seen.min()):.6g}, expected positive numbers for family lognormal")
 
 
 def _check_broadcast(site: str, argument: str, got: torch.Size, expected: torch.Size, hint: str = "") -> None:

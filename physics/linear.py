@@ -45,16 +45,12 @@ class LinearProblem(Problem):
             ("load", load, (n, -1)),
             ("sensors", sensors, (-1, n)),
         ):
-            if value.dim() != 2 or any(
-                want not in (-1, got) for got, want in zip(value.shape, shape, strict=True)
-            ):
+            if value.dim() != 2 or any(want not in (-1, got) for got, want in zip(value.shape, shape, strict=True)):
                 wanted = ", ".join("any" if size == -1 else str(size) for size in shape)
                 raise ValueError(f"{name} got shape {tuple(value.shape)}, expected ({wanted})")
         inverse, info = torch.linalg.inv_ex(stiffness)
         if int(info) != 0:
-            raise ValueError(
-                f"stiffness got a singular matrix of shape ({n}, {n}), expected an invertible one"
-            )
+            raise ValueError(f"stiffness got a singular matrix of shape ({n}, {n}), expected an invertible one")
         self.register_buffer("stiffness", stiffness)
         self.register_buffer("load", load)
         self.register_buffer("sensors", sensors)

@@ -122,11 +122,7 @@ class ODEProblem(Problem):
         unknowns, batch = self._unknowns(z, residual)
         initial = unknowns["initial_state"]
         if residual is None:
-            knots = (
-                self.times
-                if self._starts_at_times
-                else torch.cat([self.times.new_tensor([self.t0]), self.times])
-            )
+            knots = self.times if self._starts_at_times else torch.cat([self.times.new_tensor([self.t0]), self.times])
             path = self._flow(initial, unknowns, knots.to(initial.dtype))
             return path[-len(self.times) :].movedim(0, -2)
         states, before = [], initial
@@ -191,9 +187,7 @@ class ODEProblem(Problem):
         states = z["initial_state"].shape[-1]
         if not states or (path is not None and path.shape[-1] != states):
             got = tuple(z["initial_state"].shape)
-            wanted = (
-                "at least one state" if path is None else f"the {path.shape[-1]} states of the trajectory"
-            )
+            wanted = "at least one state" if path is None else f"the {path.shape[-1]} states of the trajectory"
             raise ValueError(f"z['initial_state'] got shape {got}, expected {wanted}")
         shapes = {name: tuple(z[name].shape[:lead]) for name, lead in leads.items()}
         try:
@@ -283,9 +277,7 @@ class ODEProblem(Problem):
         fixed, adaptive = {"grid_constructor": self._grid}, {"max_num_steps": self.max_steps, "step_t": knots}
         options = adaptive if self.method in ADAPTIVE else fixed
         try:
-            path = odeint(
-                velocity, start, knots, rtol=self.rtol, atol=self.atol, method=self.method, options=options
-            )
+            path = odeint(velocity, start, knots, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
         except AssertionError as error:
             # torchdiffeq reports its failures as bare asserts; the equation's own are passed on.
             if not str(error).startswith(_FAILURES):

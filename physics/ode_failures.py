@@ -29,8 +29,4 @@ def offenders(attempt: Callable[[Tensor], tuple[Tensor | None, str]], rows: Tens
 
 
 def brief(value: Tensor) -> str:
-    return (
-        f"{float(value):.6g}"
-        if value.dim() == 0
-        else str([float(f"{float(v):.6g}") for v in value.reshape(-1)])
-    )
+    return f"{float(value):.6g}" if value.dim() == 0 else str([float(f"{float(v):.6g}") for v in value.reshape(-1)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -26,8 +27,8 @@ class TruncatedNormal(TorchDistribution):
     Source: Robert, Stat. Comput. 5:121 (1995), arXiv:0907.4010.
     """
 
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 (torch's own convention)
-    support = constraints.positive
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # type: ignore[assignment]  # noqa: RUF012
+    support = constraints.positive  # type: ignore[assignment]
     has_rsample = True
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
@@ -35,7 +36,7 @@ class TruncatedNormal(TorchDistribution):
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TruncatedNormal:
-        new = self._get_checked_instance(TruncatedNormal, _instance)
+        new: Any = self._get_checked_instance(TruncatedNormal, _instance)
         new.loc, new.scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
         super(TruncatedNormal, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args

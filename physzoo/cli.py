@@ -28,9 +28,7 @@ Guide = Annotated[str | None, typer.Option(help="Guide family: diagonal, low_ran
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps; the recipe's by default.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything.")]
 Device = Annotated[str | None, typer.Option(help="Where the fit runs: cpu, cuda, ...")]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="A tenth of the steps and few draws; not to be judged by.")
-]
+Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the steps and few draws; not to be judged by.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in the folder.")]
 
 
@@ -165,9 +163,7 @@ def fit(
     print(f"not checked yet: physzoo check {out}")
 
 
-def _options(
-    guide: str | None, steps: int | None, seed: int, device: str | None, quick: bool, resume: bool
-) -> Any:
+def _options(guide: str | None, steps: int | None, seed: int, device: str | None, quick: bool, resume: bool) -> Any:
     from .task import RunOptions
 
     # bars are for people; a log gets one line a step
@@ -186,8 +182,7 @@ def check(
         return _check_contract(target)
     if not Path(target).is_dir():
         raise BadInput(
-            f"DIR|NAME: got '{target}', expected a folder written by physzoo run or fit, or one of "
-            f"{', '.join(names())}"
+            f"DIR|NAME: got '{target}', expected a folder written by physzoo run or fit, or one of {', '.join(names())}"
         )
     from .run import check_calibration
     from .task import Budget, restore
@@ -214,9 +209,7 @@ def _check_contract(name: str) -> int:
 
 @app.command()
 def compare(
-    a: Annotated[
-        Path, typer.Argument(metavar="A", help="A report folder, or a posterior (.nc) or reference (.npz).")
-    ],
+    a: Annotated[Path, typer.Argument(metavar="A", help="A report folder, or a posterior (.nc) or reference (.npz).")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The same; what A is held against.")],
 ) -> None:
     """Two posteriors against each other, in units of B's sd."""
@@ -240,9 +233,7 @@ def _draws(path: Path, argument: str) -> Any:
     from .inference.reference import Reference
 
     file = path / POSTERIOR if path.is_dir() else path
-    wrong = BadInput(
-        f"{argument}: got '{path}', expected a report folder, a posterior (.nc) or a reference (.npz)"
-    )
+    wrong = BadInput(f"{argument}: got '{path}', expected a report folder, a posterior (.nc) or a reference (.npz)")
     if not file.is_file():
         raise wrong
     try:

@@ -259,9 +259,7 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
 
 def _legend_above(figure: Any, axis: Any, **options: Any) -> None:
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper left", ncols=len(labels), fontsize=8, frameon=False, **options
-    )
+    figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), fontsize=8, frameon=False, **options)
 
 
 def _broken(text: str, width: int) -> str:

@@ -39,16 +39,12 @@ class Folder:
         folder = cls(Path(path))
         found = folder.settings() if folder._in_use() else None
         if found is not None and found["name"] != settings["name"]:
-            raise BadInput(
-                f"--out: got '{path}', a report of {found['name']}, expected one of {settings['name']}"
-            )
+            raise BadInput(f"--out: got '{path}', a report of {found['name']}, expected one of {settings['name']}")
         if resume and found is not None:
             for key, value in settings.items():
                 if found.get(key) != value:
                     kept = found.get(key)
-                    raise BadInput(
-                        f"--{key}: got {value}, expected {kept} as in '{path}', the run to be resumed"
-                    )
+                    raise BadInput(f"--{key}: got {value}, expected {kept} as in '{path}', the run to be resumed")
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             folder.write_json(SETTINGS, {"format": FORMAT, **settings})
@@ -95,14 +91,8 @@ class Folder:
             found = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
         except (ValueError, OSError):
             found = None
-        if (
-            not isinstance(found, dict)
-            or found.get("format") != FORMAT
-            or not isinstance(found.get("name"), str)
-        ):
-            raise BadInput(
-                f"{SETTINGS}: got a file in '{self.path}' that physzoo did not write, expected its settings"
-            )
+        if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("name"), str):
+            raise BadInput(f"{SETTINGS}: got a file in '{self.path}' that physzoo did not write, expected its settings")
         return found
 
     def file(self, name: str) -> Path:

@@ -75,9 +75,7 @@ def layout(animal: Animal, shapes: Mapping[str, Sequence[int]]) -> dict[str, Any
         units[site] = meaning.unit
         if len(meaning.dims) != len(shape) or not shape:
             continue
-        sizes = [
-            len(meaning.coords.get(dim, range(size))) for dim, size in zip(meaning.dims, shape, strict=True)
-        ]
+        sizes = [len(meaning.coords.get(dim, range(size))) for dim, size in zip(meaning.dims, shape, strict=True)]
         if sizes == list(shape):
             dims[site] = meaning.dims
             coords |= {dim: list(meaning.coords[dim]) for dim in meaning.dims if dim in meaning.coords}

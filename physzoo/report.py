@@ -128,17 +128,15 @@ def judge(result: Result, shape: float) -> list[Check]:
     if result.reference is not None and result.nuts is not None:
         worst = disagreement(result.reference, result.nuts)
         words = f"NUTS, {_count(result.nuts)} draws: means within {worst:.1f} standard errors"
-        checks.append(Check("NUTS confirms the reference", words, f"at most {STANDARD_ERRORS:g}", worst <= STANDARD_ERRORS))
+        checks.append(
+            Check("NUTS confirms the reference", words, f"at most {STANDARD_ERRORS:g}", worst <= STANDARD_ERRORS)
+        )
     if result.comparison is not None:
         checks += _against_reference(result.comparison)
-    checks.append(
-        Check("importance weights are usable", f"k-hat {shape:.2f}", f"k-hat < {K_HAT}", shape < K_HAT)
-    )
+    checks.append(Check("importance weights are usable", f"k-hat {shape:.2f}", f"k-hat < {K_HAT}", shape < K_HAT))
     if result.calibration is not None:
         found = result.calibration
-        checks.append(
-            Check("calibrated on simulated data", found.verdict, "no rank test rejects", found.passed)
-        )
+        checks.append(Check("calibrated on simulated data", found.verdict, "no rank test rejects", found.passed))
     return checks
 
 
@@ -162,9 +160,7 @@ def _against_reference(comparison: Comparison) -> list[Check]:
     ]
     if comparison.c2st is not None:
         words = f"a classifier is right in {comparison.c2st:.1%} of cases"
-        checks.append(
-            Check("draws look like the reference's", words, f"at most {C2ST:.0%}", comparison.c2st <= C2ST)
-        )
+        checks.append(Check("draws look like the reference's", words, f"at most {C2ST:.0%}", comparison.c2st <= C2ST))
     return checks
 
 

@@ -116,18 +116,14 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
         if published:
             known = "published_mean" in row
             cells.append(
-                f"{_number(row['published_mean'], row['sd'])} ({_signed(row['published_error_sd'])})"
-                if known
-                else ""
+                f"{_number(row['published_mean'], row['sd'])} ({_signed(row['published_error_sd'])})" if known else ""
             )
         rows.append(tuple(cells))
     notes = []
     if against:
         notes.append("error: mean of the guide minus that of the reference, in units of the reference's sd.")
     if published:
-        notes.append(
-            "published: posterior mean from the literature, and how far the guide's is from it in sd."
-        )
+        notes.append("published: posterior mean from the literature, and how far the guide's is from it in sd.")
     if len(parameters) > len(rows):
         notes.append(f"{len(parameters) - len(rows)} more unknowns stand in report.json.")
     return f'<div class="wide">{_table(head, rows, 2)}</div><p class="note">{escape(" ".join(notes))}</p>'
@@ -160,9 +156,7 @@ def _made(record: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     quick = " --quick" if record["quick"] else ""
     fit = record["fit"]
-    command = (
-        f"physzoo run {record['name']} --guide {record['guide']} --seed {record['seed']}{quick} --out DIR"
-    )
+    command = f"physzoo run {record['name']} --guide {record['guide']} --seed {record['seed']}{quick} --out DIR"
     return "\n".join(
         [
             f"<pre>{escape(command)}</pre>",
@@ -177,9 +171,7 @@ def _made(record: Mapping[str, Any]) -> str:
 def _predictive(name: str, animal: Animal) -> str:
     site = Path(name).stem.removeprefix("predictive_")
     label = animal.quantities[site].label if site in animal.quantities else site
-    return (
-        f"Observed {label} (points) and data replicated from the posterior: median, 50 % and 90 % intervals."
-    )
+    return f"Observed {label} (points) and data replicated from the posterior: median, 50 % and 90 % intervals."
 
 
 def _figure(name: str, path: Path, caption: str) -> str:
@@ -197,9 +189,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], words: int, raw: 
 
     top = "".join(f"<th{kind(i)}>{escape(name)}</th>" for i, name in enumerate(head))
     body = "".join(
-        "<tr>"
-        + "".join(f"<td{kind(i)}>{cell if raw else escape(cell)}</td>" for i, cell in enumerate(row))
-        + "</tr>"
+        "<tr>" + "".join(f"<td{kind(i)}>{cell if raw else escape(cell)}</td>" for i, cell in enumerate(row)) + "</tr>"
         for row in rows
     )
     return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

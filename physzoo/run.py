@@ -113,9 +113,7 @@ def fit_only(name: str, out: str | Path, options: RunOptions | None = None, say:
     return Result(task, fitted, tree, None, None, None, None, clock.seconds)
 
 
-def _start(
-    name: str, out: str | Path, options: RunOptions, clock: Clock
-) -> tuple[Folder, Task, Whitening | None]:
+def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tuple[Folder, Task, Whitening | None]:
     animal = animal_named(name)
     folder = Folder.claim(out, settings_of(animal, options), options.resume)
     if options.resume and folder.file(CHECKPOINT).exists():
@@ -160,9 +158,7 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         note(f"{fitted.steps} steps, loss {sum(last) / max(len(last), 1):.4g}")
     with clock("posterior") as note:
         budget = Budget.of(options.quick)
-        tree = posterior(
-            task.model, task.guide, task.data, draws=budget.draws, seed=options.seed, **task.layout
-        )
+        tree = posterior(task.model, task.guide, task.data, draws=budget.draws, seed=options.seed, **task.layout)
         # netCDF has no booleans
         tree.attrs |= {
             key: int(v) if isinstance(v, bool) else v for key, v in settings_of(task.animal, options).items()
@@ -217,7 +213,9 @@ def read_reference(path: Path) -> Reference:
     try:
         return Reference.load(path)
     except ValueError:
-        raise BadInput(f"--resume: got a damaged '{path}', expected the reference of the run; remove it to make it again") from None
+        raise BadInput(
+            f"--resume: got a damaged '{path}', expected the reference of the run; remove it to make it again"
+        ) from None
 
 
 def confirm(task: Task, budget: Budget, whitening: Whitening) -> Reference:
@@ -258,9 +256,7 @@ def exact_reference(task: Task, budget: Budget) -> Reference:
     noise = noise - noise.mean(0)
     # the sample's own covariance is taken out, so that comparisons see the guide's error and not the sample's
     noise = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(noise.T)), noise.T, upper=False).T
-    flat = (mean + noise @ torch.linalg.cholesky(covariance).T).reshape(
-        budget.chains, budget.reference_draws, -1
-    )
+    flat = (mean + noise @ torch.linalg.cholesky(covariance).T).reshape(budget.chains, budget.reference_draws, -1)
     draws, start = {}, 0
     for site, shape in task.shapes.items():
         size = math.prod(shape)
@@ -272,11 +268,7 @@ def exact_reference(task: Task, budget: Budget) -> Reference:
 def compare_with(task: Task, tree: DataTree, reference: Reference) -> Comparison:
     """Hold the posterior against the reference; the classifier sees positive unknowns in logarithm."""
     supports = Latents.of(task.model, task.data).supports
-    positive = [
-        site
-        for site, draws in reference.draws.items()
-        if _bounded_below(supports[site]) and (draws > 0).all()
-    ]
+    positive = [site for site, draws in reference.draws.items() if _bounded_below(supports[site]) and (draws > 0).all()]
     return compare(tree, reference, positive=positive, seed=task.options.seed)
 
 
@@ -290,9 +282,7 @@ def check_calibration(task: Task, budget: Budget) -> Calibration:
     seed, progress = task.options.seed, task.options.progress
     if task.amortised:
         given = unobserved(task.model, task.data)
-        return calibrate(
-            task.model, task.guide, datasets=budget.datasets, given=given, seed=seed, progress=progress
-        )
+        return calibrate(task.model, task.guide, datasets=budget.datasets, given=given, seed=seed, progress=progress)
     return posterior_sbc(
         task.model,
         task.guide,

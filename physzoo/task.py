@@ -62,9 +62,7 @@ def check_device(device: str) -> None:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
-        raise BadInput(
-            f"--device: got '{device}', expected 'cpu' or a device of this machine ({reason})"
-        ) from None
+        raise BadInput(f"--device: got '{device}', expected 'cpu' or a device of this machine ({reason})") from None
 
 
 @dataclass(frozen=True)
@@ -120,9 +118,7 @@ class Task:
     def layout(self) -> dict[str, Any]:
         """Dims, coordinates and units of every site, as they reach ArviZ."""
         observed = observed_sites(prototype(self.model, self.data))
-        return layout(
-            self.animal, {**self.shapes, **{n: tuple(s["value"].shape) for n, s in observed.items()}}
-        )
+        return layout(self.animal, {**self.shapes, **{n: tuple(s["value"].shape) for n, s in observed.items()}})
 
 
 def recipe_of(animal: Animal, options: RunOptions) -> Recipe:
@@ -198,7 +194,9 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
     kinds = {"guide": str, "steps": int, "seed": int, "quick": bool}
     wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
     if wrong:
-        raise BadInput(f"DIR: got '{path}', whose settings.json has no usable '{wrong[0]}', expected it as physzoo wrote it")
+        raise BadInput(
+            f"DIR: got '{path}', whose settings.json has no usable '{wrong[0]}', expected it as physzoo wrote it"
+        )
     options = RunOptions(guide=found["guide"], steps=found["steps"], seed=found["seed"], progress=progress)
     animal = animal_named(found["name"])
     # the steps in the settings are those of the run, quick or not

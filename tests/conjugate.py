@@ -15,9 +15,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
-OPERATOR = torch.tensor(
-    [[1.0, 0.5, 0.2], [0.0, 1.0, 0.7], [0.3, 0.0, 1.0], [0.5, 0.4, 0.3]], dtype=torch.float64
-)
+OPERATOR = torch.tensor([[1.0, 0.5, 0.2], [0.0, 1.0, 0.7], [0.3, 0.0, 1.0], [0.5, 0.4, 0.3]], dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,6 @@ def random_unknowns(problem, batch=(), seed=0, scale=0.3):
     """Unknowns around 0.5, a mapping; float64 with gradients."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: (
-            0.5 + scale * torch.randn((*batch, *event), generator=generator, dtype=torch.float64)
-        ).requires_grad_()
+        name: (0.5 + scale * torch.randn((*batch, *event), generator=generator, dtype=torch.float64)).requires_grad_()
         for name, event in problem.parameter_shapes.items()
     }

@@ -6,11 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.infer import SVI, Predictive, Trace_ELBO
+
 from physzoo.guides import FAMILIES, Table, Whitening, amortize
 from physzoo.guides.encoders import ENCODERS
 from physzoo.guides.sites import plain, plated, prototype, seeded
-from pyro import poutine
-from pyro.infer import SVI, Predictive, Trace_ELBO
 
 N = 6
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -114,9 +115,11 @@ QUIET = FitOptions(steps=2, progress=False)
 models, guides = st.sampled_from(MODELS), st.sampled_from(GUIDES)
 shapes = st.lists(st.integers(0, 4), max_size=3).map(tuple)
 wrong_shapes = shapes.filter(lambda shape: shape != (3,))
-wrong_batches = shapes.filter(lambda shape: len(shape) > 0 and shape[1:] != (3,) or 0 in shape)
+wrong_batches = shapes.filter(lambda shape: (len(shape) > 0 and shape[1:] != (3,)) or 0 in shape)
 not_floats = st.sampled_from([torch.int64, torch.int32, torch.bool, torch.complex64])
-not_tensors = st.one_of(st.floats(0, 1), st.text(max_size=3), st.lists(st.floats(0, 1), max_size=3), st.just(np.zeros(3)))
+not_tensors = st.one_of(
+    st.floats(0, 1), st.text(max_size=3), st.lists(st.floats(0, 1), max_size=3), st.just(np.zeros(3))
+)
 not_whole = st.one_of(
     st.integers(max_value=0), st.floats().filter(lambda x: x != int(x) if math.isfinite(x) else True),
     st.text(max_size=3), st.none(), st.booleans(), st.just([1]),
@@ -179,7 +182,11 @@ def test_masks_of_the_wrong_size(model, guide, shape):
 
 
 @examples(12)
-@given(models, guides, st.sampled_from([torch.ones(3), torch.ones(3, dtype=torch.int64), [True] * 3, "yes", np.ones(3, bool)]))
+@given(
+    models,
+    guides,
+    st.sampled_from([torch.ones(3), torch.ones(3, dtype=torch.int64), [True] * 3, "yes", np.ones(3, bool)]),
+)
 def test_masks_that_are_not_boolean(model, guide, mask):
     refused(lambda: fit(model, guide, {"y": Y, "mask": mask}, options=QUIET), "mask")
 
@@ -227,7 +234,13 @@ def test_unknowns_that_do_not_belong_to_the_data(kind):
     refused(lambda: fit(MODELS[1], GUIDES[1], DataSets(data, latents=LATENTS[kind]), ForwardKL(), QUIET), "latents")
 
 
-CORRUPT: list[Any] = [3, lambda data: None, lambda data: {}, lambda data: {"y": data["y"][:, :2]}, lambda data: {**data, "mask": Y}]
+CORRUPT: list[Any] = [
+    3,
+    lambda data: None,
+    lambda data: {},
+    lambda data: {"y": data["y"][:, :2]},
+    lambda data: {**data, "mask": Y},
+]
 
 
 @examples(5)
@@ -259,7 +272,10 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
 @given(st.sampled_from(sorted(OPTIONS)).flatmap(lambda name: st.tuples(st.just(name), OPTIONS[name])))
 def test_options_of_a_fit(option):
     name, value = option
-    refused(lambda: fit(MODELS[1], GUIDES[0], {"y": Y}, ELBO(), QUIET, **{name: value}), *([] if name == "held_out" else [name]))
+    refused(
+        lambda: fit(MODELS[1], GUIDES[0], {"y": Y}, ELBO(), QUIET, **{name: value}),
+        *([] if name == "held_out" else [name]),
+    )
 
 
 @examples(8)
@@ -292,7 +308,9 @@ FAMILY_OPTIONS = [
 
 
 @examples(25)
-@given(st.sampled_from(FAMILY_OPTIONS), not_whole.filter(lambda x: x is not None and not (isinstance(x, float) and x > 0)))
+@given(
+    st.sampled_from(FAMILY_OPTIONS), not_whole.filter(lambda x: x is not None and not (isinstance(x, float) and x > 0))
+)
 def test_options_of_a_family(option, value):
     family, name = option
     value = (0,) if (name, value) == ("hidden", [1]) else value
@@ -329,7 +347,11 @@ def test_encoders_called_with_the_wrong_mask(encoder, shape):
 
 
 @examples(15)
-@given(guides, st.one_of(shapes.filter(lambda s: s[-1:] != (2,)).map(torch.zeros), st.none(), st.just([0.0, 0.0])), not_whole)
+@given(
+    guides,
+    st.one_of(shapes.filter(lambda s: s[-1:] != (2,)).map(torch.zeros), st.none(), st.just([0.0, 0.0])),
+    not_whole,
+)
 def test_guides_asked_for_other_densities_or_draws(guide, value, draws):
     refused(lambda: guide.log_prob({"z": value}, {"y": Y}), "z")
     refused(lambda: guide.log_prob({"x": Y}, {"y": Y}), "z")
@@ -389,7 +411,7 @@ def test_virtual_observables(scale, shape, problem):
 numberless = st.one_of(st.text(max_size=3), st.none(), st.just(math.nan))
 ODE: dict[str, st.SearchStrategy[Any]] = {
     "times": st.one_of(
-        st.lists(st.floats(-5, 5), min_size=2, max_size=5).filter(lambda t: any(b <= a for a, b in zip(t, t[1:], strict=False))),
+        st.lists(st.floats(-5, 5), min_size=2, max_size=5).filter(lambda t: any(b <= a for a, b in itertools.pairwise(t))),
         numberless, st.just([]), st.just([[0.0, 1.0]]), st.just([0.0, math.inf]),
     ),
     "t0": st.one_of(st.floats(0.1, 9.0), st.just(math.nan), st.just(-math.inf), st.text(max_size=2)),
@@ -451,7 +473,11 @@ def test_elliptic_problems(argument):
 
 
 @examples(12)
-@given(shapes.filter(lambda s: s[-1:] != (4,)), shapes.filter(lambda s: s[-1:] != (3,)), st.sampled_from(["a", None, 3, [0.0]]))
+@given(
+    shapes.filter(lambda s: s[-1:] != (4,)),
+    shapes.filter(lambda s: s[-1:] != (3,)),
+    st.sampled_from(["a", None, 3, [0.0]]),
+)
 def test_elliptic_problems_called_with_the_wrong_arguments(of_z, of_u, thing):
     z = torch.zeros(4, dtype=DOUBLE)
     refused(lambda: BAR.solve(torch.zeros(of_z)), "log_conductivity")
@@ -479,7 +505,9 @@ def test_random_fields(argument):
 
 
 @examples(10)
-@given(shapes.filter(lambda s: s[-1:] != (2,)), st.sampled_from(["a", None, [0.0], torch.zeros(2), torch.zeros(2).long()]))
+@given(
+    shapes.filter(lambda s: s[-1:] != (2,)), st.sampled_from(["a", None, [0.0], torch.zeros(2), torch.zeros(2).long()])
+)
 def test_fields_and_linear_problems_called_with_the_wrong_arguments(shape, thing):
     field = KarhunenLoeve(POINTS, 2, 0.3)
     problem = LinearProblem(torch.eye(2, dtype=DOUBLE), torch.eye(2, dtype=DOUBLE), torch.eye(2, dtype=DOUBLE))
@@ -683,7 +711,16 @@ def test_files_that_are_no_checkpoints(kind, noise, place):
         assert not trap.exists()
 
 
-INCOMPLETE = [{}, {"modules": 3}, {"modules": {"guide": 3}}, {"modules": {}}, {"step": "a"}, {"optimizer": 3}, {"generator": 1}, {"losses": 1}]
+INCOMPLETE = [
+    {},
+    {"modules": 3},
+    {"modules": {"guide": 3}},
+    {"modules": {}},
+    {"step": "a"},
+    {"optimizer": 3},
+    {"generator": 1},
+    {"losses": 1},
+]
 
 
 @pytest.mark.parametrize("change", INCOMPLETE)
@@ -702,7 +739,9 @@ REFERENCE = {"z": np.random.default_rng(1).normal(size=(2, 50, 2))}
 
 
 @examples(30)
-@given(st.sampled_from([kind for kind in KINDS if kind != "flipped"]), st.binary(min_size=1, max_size=300), st.floats(0, 1))
+@given(
+    st.sampled_from([kind for kind in KINDS if kind != "flipped"]), st.binary(min_size=1, max_size=300), st.floats(0, 1)
+)
 def test_files_that_are_no_references(kind, noise, place):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -798,7 +837,9 @@ def test_the_command_line(desk, line):
 
 
 @examples(24)
-@given(st.sampled_from([kind for kind in KINDS if kind != "flipped"]), st.binary(min_size=1, max_size=200), st.floats(0, 1))
+@given(
+    st.sampled_from([kind for kind in KINDS if kind != "flipped"]), st.binary(min_size=1, max_size=200), st.floats(0, 1)
+)
 def test_the_command_line_on_a_damaged_checkpoint(desk, kind, noise, place):
     with tempfile.TemporaryDirectory() as name:
         folder, trap = Path(name) / "fitted", Path(name) / "sprung"

@@ -297,6 +297,4 @@ def test_a_model_with_virtual_observables_is_held_against_its_forward_model():
         assert set(found.effects) == {"z[0]", "z[1]", "rate"}
         assert found.adjusted["log_likelihood"] > 0.01 or not passes
     with pytest.raises(ValueError, match="rate"):
-        calibrate(
-            Virtual(), lambda y: pyro.sample("z", dist.Normal(y[..., :2], 1.0).to_event(1)), simulator=MODEL
-        )
+        calibrate(Virtual(), lambda y: pyro.sample("z", dist.Normal(y[..., :2], 1.0).to_event(1)), simulator=MODEL)

@@ -63,11 +63,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def test_list_names_every_animal() -> None:
@@ -91,9 +87,7 @@ def test_show_tells_story_priors_units_and_source(name: str) -> None:
         assert f"[{animal.quantities[site].unit}]" in result.stdout
 
 
-@pytest.mark.parametrize(
-    "command", [[sys.executable, "-m", "physzoo"], [str(Path(sys.executable).parent / "physzoo")]]
-)
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "physzoo"], [str(Path(sys.executable).parent / "physzoo")]])
 def test_both_ways_to_start_it(command: list[str]) -> None:
     import physzoo as package
 
@@ -206,9 +200,7 @@ def test_compare_with_itself_finds_nothing(fitted: Path) -> None:
 
 
 def test_compare_refuses_another_system(fitted: Path, tmp_path: Path) -> None:
-    result = physzoo(
-        "fit", "lynx_hare", "--out", tmp_path / "other", "--quick", "--guide", "diagonal", "--steps", "10"
-    )
+    result = physzoo("fit", "lynx_hare", "--out", tmp_path / "other", "--quick", "--guide", "diagonal", "--steps", "10")
     assert result.returncode == 0, result.stderr
     refused(physzoo("compare", fitted, tmp_path / "other"), "A, B", "site")
 

@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+
 from physzoo.models import registry
 from physzoo.models.contract import ContractError, check_model
 

@@ -63,9 +63,7 @@ def test_nodes_are_exact_for_piecewise_constant_conductivity():
     """Two layers, k = 1 and k = 4, f = 0: the flux is 1 / (1/2 + 1/8) and u(1/2) = 1 - 0.8."""
     problem = Elliptic1D(lambda z: z, [0.5], elements=2, source=0.0, boundary=(1.0, 0.0), dtype=torch.float64)
     log_k = torch.tensor([0.0, math.log(4.0)], dtype=torch.float64)
-    torch.testing.assert_close(
-        problem.observe(problem.solve(log_k)), torch.tensor([0.2], dtype=torch.float64)
-    )
+    torch.testing.assert_close(problem.observe(problem.solve(log_k)), torch.tensor([0.2], dtype=torch.float64))
 
 
 def test_manufactured_solution_converges_at_order_two():

@@ -83,9 +83,7 @@ def test_logdet_is_that_of_the_dense_jacobian(problem):
     u = off_solution(problem, z).detach()
     fixed = {name: value.detach() for name, value in z.items()}
     jacobian = torch.autograd.functional.jacobian(lambda state: problem.residual(state, fixed), u)
-    torch.testing.assert_close(
-        problem.logdet(u, fixed), torch.linalg.slogdet(jacobian)[1], rtol=1e-11, atol=1e-11
-    )
+    torch.testing.assert_close(problem.logdet(u, fixed), torch.linalg.slogdet(jacobian)[1], rtol=1e-11, atol=1e-11)
 
 
 def test_residual_vanishes_at_the_solution(problem):
@@ -107,9 +105,7 @@ def test_adjoint_and_tangent_agree(problem):
     """<J dz, g> = <dz, J^T g>, the tangent through its own assembled forms."""
     z = random_unknowns(problem)
     generator = torch.Generator().manual_seed(3)
-    direction = {
-        name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in z.items()
-    }
+    direction = {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in z.items()}
     u, du = problem.tangent({name: value.detach() for name, value in z.items()}, direction)
     g = torch.randn(u.shape, generator=generator, dtype=u.dtype)
     solution = problem.solve(z)
@@ -311,9 +307,7 @@ def test_selected_inverse_is_that_of_the_dense_matrix():
     dense = matrix.toarray()
     assert logdet == pytest.approx(np.linalg.slogdet(dense)[1], rel=1e-12)
     np.testing.assert_allclose(inverse, np.linalg.inv(dense)[rows, columns], rtol=1e-10, atol=1e-12)
-    zero_first = sparse.csr_array(
-        np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]) + 1e-300 * np.eye(3)
-    )
+    zero_first = sparse.csr_array(np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]) + 1e-300 * np.eye(3))
     logdet, inverse = SelectedInverse(zero_first.indptr, zero_first.indices)(zero_first.data)
     assert logdet == pytest.approx(0.0, abs=1e-12)
     np.testing.assert_allclose(inverse, np.linalg.inv(zero_first.toarray())[zero_first.nonzero()], atol=1e-12)

@@ -12,15 +12,16 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
+from torch import nn
+
 from physzoo.guides import amortize
 from physzoo.inference.checkpoint import CheckpointError, load, save
 from physzoo.inference.data import DataSets, Simulator
 from physzoo.inference.fit import CheckpointWarning, FitOptions, fit
 from physzoo.inference.guard import NonFiniteError
 from physzoo.inference.objectives import ELBO, ForwardKL, Mixture, Reweighted
-from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
-from torch import nn
 
 DESIGN = torch.tensor([[1.0, 0.5], [0.2, 1.0], [1.0, 1.0]], dtype=torch.float64)
 NOISE = 0.5
@@ -116,7 +117,11 @@ def test_nothing_global_changes():
     fit(model, amortize(model, None, "full", example={"y": Y}), {"y": Y}, options=QUIET, steps=5)
     assert not dict(pyro.get_param_store().items())
     assert torch.equal(torch.rand(2), expected)
-    assert before == (torch.get_default_dtype(), torch.get_num_threads(), torch.distributions.Distribution._validate_args)
+    assert before == (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.distributions.Distribution._validate_args,
+    )
 
 
 def test_minibatches_see_every_data_set_once_an_epoch_and_depend_on_the_step_alone():
@@ -165,7 +170,9 @@ def test_an_autoguide_that_would_swap_the_rows_of_a_subsample_is_refused():
 def test_early_stopping_returns_the_best_state():
     model = Linear()
     guide = amortize(model, None, "diagonal", example={"y": Y})
-    options = FitOptions(steps=5000, learning_rate=0.1, progress=False, held_out={"y": Y}, evaluate_every=50, patience=5)
+    options = FitOptions(
+        steps=5000, learning_rate=0.1, progress=False, held_out={"y": Y}, evaluate_every=50, patience=5
+    )
     result = fit(model, guide, {"y": Y}, ELBO(64), options)
     assert result.stopped == "early"
     assert result.steps < 5000

@@ -21,9 +21,7 @@ def log_density(fn):
     """log p of everything observed in ``fn``, keeping the batch."""
     trace = pyro.poutine.trace(fn).get_trace()
     trace.compute_log_prob()
-    return sum(
-        site["log_prob"] for site in trace.nodes.values() if site["type"] == "sample" and site["is_observed"]
-    )
+    return sum(site["log_prob"] for site in trace.nodes.values() if site["type"] == "sample" and site["is_observed"])
 
 
 def closed_form(family, mean, noise, df, y):
@@ -100,9 +98,7 @@ def test_rejection_leaves_no_nan_in_a_gradient_of_the_whole_batch():
 
 def test_a_negative_median_is_no_lognormal():
     with pytest.warns(SolverWarning):
-        got = log_density(
-            lambda: observe("y", tensor(1.0, -1.0), 0.3, obs=tensor(1.0, 1.0), family="lognormal")
-        )
+        got = log_density(lambda: observe("y", tensor(1.0, -1.0), 0.3, obs=tensor(1.0, 1.0), family="lognormal"))
     assert got == -math.inf
 
 

@@ -28,9 +28,7 @@ def test_nodes_carry_the_analytic_temperature():
     x = torch.arange(1, ELEMENTS, dtype=torch.float64) / ELEMENTS
     w = torch.pi * torch.arange(1, 7, dtype=torch.float64)[:, None]
     exact = 2**0.5 * torch.sin(w * x) / w**2
-    torch.testing.assert_close(
-        problem.solve(torch.eye(6, dtype=torch.float64)), exact, rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(problem.solve(torch.eye(6, dtype=torch.float64)), exact, rtol=1e-10, atol=1e-12)
 
 
 def test_posterior_and_evidence_factor_the_joint():
@@ -95,9 +93,7 @@ def test_residual_likelihood_integrates_to_the_forward_one():
     gradient = torch.autograd.grad(joint_density(model, data, z=z, u=u), u)[0]
     step = -torch.linalg.solve(hessian, gradient)
     peak = joint_density(model, data, z=z, u=(u + step).detach())
-    volume = 0.5 * (
-        u.numel() * torch.log(torch.tensor(2 * torch.pi)) - torch.linalg.slogdet(-hessian).logabsdet
-    )
+    volume = 0.5 * (u.numel() * torch.log(torch.tensor(2 * torch.pi)) - torch.linalg.slogdet(-hessian).logabsdet)
     flat = dist.Normal(u.new_zeros(()), 100.0).log_prob(u).sum()
     prior = dist.Normal(torch.zeros_like(z), 1.0).log_prob(z).sum()
     torch.testing.assert_close((peak + volume - flat - prior).detach(), closed, rtol=0, atol=1e-4)

@@ -59,10 +59,7 @@ def blow_up(t, state, z):
 def test_fixed_step_converges_at_its_order_on_irregular_times(method, order):
     z = unknowns(3)
     exact = closed_form(z, IRREGULAR)
-    errors = [
-        float((oscillator(method=method, substeps=steps).solve(z) - exact).abs().max())
-        for steps in (20, 40, 80)
-    ]
+    errors = [float((oscillator(method=method, substeps=steps).solve(z) - exact).abs().max()) for steps in (20, 40, 80)]
     orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert all(abs(got - order) < 0.2 for got in orders), orders
 
@@ -86,9 +83,7 @@ def test_gradient_of_the_solution_is_the_closed_forms():
 def test_gradcheck_of_solve_and_residual(t0):
     problem, names = oscillator(t0=t0, substeps=2), ("frequency", "damping", "initial_state")
     z = tuple(unknowns(2)[name].requires_grad_() for name in names)
-    u = torch.randn(
-        2, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True
-    )
+    u = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64, requires_grad=True)
     r = (0.1 * u).detach().requires_grad_()
 
     def named(*values):
@@ -181,9 +176,7 @@ def test_virtual_observables_of_a_trajectory_are_one_event_and_need_no_correctio
 
 def test_time_enters_the_right_hand_side_in_solve_and_residual():
     """u' = t: u = u0 + t^2 / 2."""
-    problem = ODEProblem(
-        lambda t, u, z: (t + 0 * u[..., 0])[..., None], [1.0, 2.0, 4.0], t0=0.0, dtype=torch.float64
-    )
+    problem = ODEProblem(lambda t, u, z: (t + 0 * u[..., 0])[..., None], [1.0, 2.0, 4.0], t0=0.0, dtype=torch.float64)
     z = {"initial_state": torch.ones(3, 1, dtype=torch.float64)}
     u = problem.solve(z)
     torch.testing.assert_close(u[..., 0], (1 + tensor(1.0, 2.0, 4.0).square() / 2).expand(3, 3))
@@ -222,9 +215,7 @@ def test_a_failure_names_the_sample_and_its_unknowns(method):
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
 def test_rejection_is_nan_for_the_failed_samples_only(method):
-    problem = ODEProblem(
-        blow_up, [0.0, 0.3, 2.0], method=method, substeps=40, on_failure="reject", dtype=torch.float64
-    )
+    problem = ODEProblem(blow_up, [0.0, 0.3, 2.0], method=method, substeps=40, on_failure="reject", dtype=torch.float64)
     rate = torch.full((3, 4), 0.2, dtype=torch.float64)
     rate[0, 1], rate[2, 3], rate[2, 0] = 50.0, 80.0, math.nan
     failed = rate.nan_to_num(1e9) > 1
@@ -253,9 +244,7 @@ def test_rejection_is_nan_for_the_failed_samples_only(method):
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
 def test_when_all_fail_all_are_rejected(method):
-    problem = ODEProblem(
-        blow_up, [0.0, 2.0], method=method, substeps=30, on_failure="reject", dtype=torch.float64
-    )
+    problem = ODEProblem(blow_up, [0.0, 2.0], method=method, substeps=30, on_failure="reject", dtype=torch.float64)
     z = {"rate": tensor(50.0, 60.0), "initial_state": torch.ones(1, dtype=torch.float64)}
     assert torch.isnan(problem.solve(z)[:, 1]).all()
 
@@ -277,9 +266,7 @@ def test_an_assertion_of_the_equations_own_is_not_swallowed():
         raise AssertionError("prey must be positive")
 
     with pytest.raises(AssertionError, match="prey"):
-        ODEProblem(strict, [0.0, 1.0], method="dopri5", on_failure="reject").solve(
-            {"initial_state": tensor(1.0)}
-        )
+        ODEProblem(strict, [0.0, 1.0], method="dopri5", on_failure="reject").solve({"initial_state": tensor(1.0)})
 
 
 def test_success_gives_no_warning():

@@ -56,9 +56,7 @@ def test_the_wheel_holds_every_module_and_the_data(wheel: list[str]) -> None:
     expected = {f"physzoo/{path.name}" for path in (ROOT / "physzoo").glob("*.py")}
     for room in ("models", "guides", "physics", "inference"):
         expected |= {f"physzoo/{room}/{path.name}" for path in (ROOT / room).glob("*.py")}
-    expected |= {
-        f"physzoo/models/data/{path.name}" for path in (ROOT / "models" / "data").iterdir() if path.is_file()
-    }
+    expected |= {f"physzoo/models/data/{path.name}" for path in (ROOT / "models" / "data").iterdir() if path.is_file()}
     assert expected | {"physzoo/py.typed"} <= set(wheel)
 
 
@@ -82,9 +80,7 @@ for name in physzoo.__all__:
     getattr(physzoo, name)
 print(json.dumps({"same": before == state(), "modules": sorted(sys.modules)}))
 """
-    found = json.loads(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    )
+    found = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     heavy = {
         "dolfinx",
         "mpi4py",
@@ -120,13 +116,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def test_conda_and_pip_ask_for_the_same_packages() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
-    conda = {
-        package(entry): minimum(entry) for entry in environment["dependencies"] if isinstance(entry, str)
-    }
+    conda = {package(entry): minimum(entry) for entry in environment["dependencies"] if isinstance(entry, str)}
     extras = PROJECT["optional-dependencies"]
-    wanted = {
-        package(entry): minimum(entry) for entry in [*PROJECT["dependencies"], *extras["fem"], *extras["dev"]]
-    }
+    wanted = {package(entry): minimum(entry) for entry in [*PROJECT["dependencies"], *extras["fem"], *extras["dev"]]}
     translated = {CONDA.get(name, name): version for name, version in wanted.items()}
     # the pip extras of arviz, and what pip and conda themselves need
     extra = {"python", "pip", "h5netcdf", "matplotlib-base"}

@@ -70,9 +70,7 @@ def test_batches_of_particles_and_data_sets_are_plates_around_the_model(likeliho
 
     trace = pyro.poutine.trace(pyro.condition(batched, latents)).get_trace()
     trace.compute_log_prob()
-    sites = [
-        site for site in trace.nodes.values() if site["type"] == "sample" and "plate" not in str(site["fn"])
-    ]
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and "plate" not in str(site["fn"])]
     total = sum(site["log_prob"] for site in sites if site["log_prob"].shape == (5, 3))
     alone = joint_density(model, {"y": y[2]}, **{name: value[4, 2] for name, value in latents.items()})
     torch.testing.assert_close(total[4, 2], alone)
@@ -98,9 +96,7 @@ def test_missing_sensors_leave_the_density_of_the_others(likelihood):
     torch.testing.assert_close(full - joint_density(model, {"y": y, "mask": mask}, **latents), lost)
 
 
-@pytest.mark.parametrize(
-    ("words", "options"), [("likelihood", {"likelihood": "weak"}), ("sensors", {"sensors": 0})]
-)
+@pytest.mark.parametrize(("words", "options"), [("likelihood", {"likelihood": "weak"}), ("sensors", {"sensors": 0})])
 def test_a_mistake_names_the_argument(words, options):
     with pytest.raises(ValueError, match=f"{words}: got"):
         Poisson1D(**options)

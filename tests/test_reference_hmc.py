@@ -72,16 +72,13 @@ def test_the_same_seed_gives_the_same_draws_and_leaves_the_generator() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first, second = (
-        hmc(model, data, loc=size[0] * 0, tril=size, draws=4, warmup=20, seed=9, progress=False)
-        for _ in range(2)
+        hmc(model, data, loc=size[0] * 0, tril=size, draws=4, warmup=20, seed=9, progress=False) for _ in range(2)
     )
     np.testing.assert_array_equal(first.draws["z"], second.draws["z"])
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(
-    "changes", [{"chains": 1}, {"draws": 0}, {"warmup": 3}, {"loc": torch.zeros(2).double()}]
-)
+@pytest.mark.parametrize("changes", [{"chains": 1}, {"draws": 0}, {"warmup": 3}, {"loc": torch.zeros(2).double()}])
 def test_bad_numbers_are_named(changes: dict) -> None:
     animal = get("linear_gaussian")
     settings = {"loc": torch.zeros(6).double(), "tril": torch.eye(6).double(), **changes}

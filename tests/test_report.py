@@ -66,9 +66,7 @@ def test_report_json_says_what_was_done_and_found(report: dict) -> None:
         "comparison", "reference", "calibration", "files",
     } == set(report)  # fmt: skip
     assert report["steps"] == report["fit"]["steps"] == 150
-    assert {"laplace", "fit", "posterior", "reference", "compare", "calibrate", "total"} <= set(
-        report["seconds"]
-    )
+    assert {"laplace", "fit", "posterior", "reference", "compare", "calibrate", "total"} <= set(report["seconds"])
     assert {"python", "torch", "pyro", "physzoo"} <= set(report["versions"])
     assert {"pvalues", "coverage", "verdict", "passed"} <= set(report["calibration"])
     row = report["parameters"]["z[0]"]
@@ -86,9 +84,7 @@ def test_no_path_of_this_machine_is_in_the_report(whole: tuple[Path, Result, lis
     assert str(Path.home()) not in text
 
 
-def test_every_file_is_there_and_nothing_half_written(
-    whole: tuple[Path, Result, list[str]], report: dict
-) -> None:
+def test_every_file_is_there_and_nothing_half_written(whole: tuple[Path, Result, list[str]], report: dict) -> None:
     found = {path.name for path in whole[0].iterdir()}
     assert found == {*report["files"], "report.json", "settings.json"}
 
@@ -128,9 +124,7 @@ class Page(HTMLParser):
         self.words += data
 
 
-def test_the_page_stands_alone_and_leads_with_the_verdict(
-    whole: tuple[Path, Result, list[str]], report: dict
-) -> None:
+def test_the_page_stands_alone_and_leads_with_the_verdict(whole: tuple[Path, Result, list[str]], report: dict) -> None:
     page = Page((whole[0] / "report.html").read_text())
     assert page.open == []
     assert len(page.images) == 5
@@ -173,9 +167,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
         with pytest.raises(KeyboardInterrupt):
             fit_only("linear_gaussian", tmp_path / "resumed", options, quiet)
     assert load(tmp_path / "resumed" / "checkpoint.pt")["step"] < 40
-    again = fit_only(
-        "linear_gaussian", tmp_path / "resumed", RunOptions(steps=40, resume=True, progress=False), quiet
-    )
+    again = fit_only("linear_gaussian", tmp_path / "resumed", RunOptions(steps=40, resume=True, progress=False), quiet)
     assert again.fit.steps == 40
     for name, value in straight.task.guide.state_dict().items():
         assert torch.equal(value, again.task.guide.state_dict()[name]), name
@@ -234,9 +226,7 @@ def test_an_amortised_animal_is_calibrated_over_its_prior(tmp_path: Path) -> Non
 def test_published_means_are_held_against_the_guide(tmp_path: Path) -> None:
     from physzoo.report import published_means
 
-    result = fit_only(
-        "lynx_hare", tmp_path / "out", RunOptions(steps=5, guide="diagonal", progress=False), quiet
-    )
+    result = fit_only("lynx_hare", tmp_path / "out", RunOptions(steps=5, guide="diagonal", progress=False), quiet)
     found = published_means(result)
     assert found["alpha"] == pytest.approx(0.546864)
     assert found["initial_state[0]"] == pytest.approx(34.0352)

@@ -35,9 +35,7 @@ class GaussianGuide(PyroModule):
 
 def wide(problem, dimension=8):
     eye = torch.eye(dimension, dtype=torch.float64)
-    return ResidualGuide(
-        GaussianGuide(torch.zeros(dimension, dtype=torch.float64), eye), problem, (63,), 1e-3
-    )
+    return ResidualGuide(GaussianGuide(torch.zeros(dimension, dtype=torch.float64), eye), problem, (63,), 1e-3)
 
 
 def traced(model, guide, data, *batch):
@@ -56,9 +54,7 @@ def traced(model, guide, data, *batch):
 
 
 def log_prob(trace):
-    sites = [
-        site for site in trace.nodes.values() if site["type"] == "sample" and site["name"][:5] != "batch"
-    ]
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and site["name"][:5] != "batch"]
     return sum(site["log_prob"] for site in sites)
 
 
@@ -70,9 +66,7 @@ def test_samples_every_latent_site_and_scores_what_it_drew():
         guide.location.copy_(torch.linspace(-1, 1, 63))
         guide.log_scale.copy_(torch.linspace(-0.5, 0.5, 63))
     model_trace, guide_trace = traced(model, guide, temperatures(), 5, 3)
-    latent = {
-        name: model_trace.nodes[name]["value"] for name in model_trace.stochastic_nodes if name[:5] != "batch"
-    }
+    latent = {name: model_trace.nodes[name]["value"] for name in model_trace.stochastic_nodes if name[:5] != "batch"}
     assert set(latent) == {"z", "u"}
     assert latent["u"].shape == (5, 3, 63)
     torch.testing.assert_close(log_prob(guide_trace), guide.log_prob(latent, {}), rtol=1e-9, atol=1e-6)
@@ -99,9 +93,7 @@ def test_with_the_exact_posterior_of_z_the_elbo_is_the_log_evidence():
     guide = ResidualGuide(GaussianGuide(exact.mean, exact.covariance), model.problem, (63,), scale / 64)
     with torch.no_grad():
         model_trace, guide_trace = traced(model, guide, data, 2000)
-    weights = (
-        log_prob(model_trace) - log_prob(guide_trace) + 63 * (math.log(100.0) + 0.5 * math.log(2 * math.pi))
-    )
+    weights = log_prob(model_trace) - log_prob(guide_trace) + 63 * (math.log(100.0) + 0.5 * math.log(2 * math.pi))
     error = float(weights.std()) / math.sqrt(2000)
     assert abs(float(weights.mean() - exact.log_evidence)) < 0.02 + 4 * error
     assert error < 0.01
@@ -122,9 +114,7 @@ def test_stock_svi_trains_it():
 def test_a_guide_that_cannot_score_says_so():
     problem = Poisson1D("residual").problem
     with pytest.raises(TypeError, match="guide_z: got function without log_prob"):
-        ResidualGuide(lambda **data: {}, problem, (63,), 1e-3).log_prob(
-            {"z": torch.zeros(8), "u": torch.zeros(63)}, {}
-        )
+        ResidualGuide(lambda **data: {}, problem, (63,), 1e-3).log_prob({"z": torch.zeros(8), "u": torch.zeros(63)}, {})
 
 
 def test_scale_has_to_be_positive():

@@ -39,10 +39,7 @@ def test_what_is_left_is_second_order_in_the_residual_scale():
     """TV grows as s_r^2: a tenth of the residual noise, a hundredth of the error."""
     case = Case(8, 0.02)
     data = case.data(0)
-    errors = [
-        residual_tv.total_variation(case.model(), case.model("residual", scale), data)
-        for scale in (3e-3, 3e-2)
-    ]
+    errors = [residual_tv.total_variation(case.model(), case.model("residual", scale), data) for scale in (3e-3, 3e-2)]
     assert 70 < errors[1] / errors[0] < 130
 
 
