@@ -1,10 +1,11 @@
 """Families q(z | y): any Pyro model's latent sites become an amortised or flow-based guide."""
 
-from .amortize import AmortizedGuide, UnconstrainedSites, Whitening, amortize
+from .amortize import AmortizedGuide, amortize
 from .encoders import MLP, Attention, Convolution, Encoder, MaskedSet, Table
 from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow
 from .flows import Flow
 from .residual import ResidualGuide
+from .unconstrained import UnconstrainedSites, Whitening
 
 __all__ = [
     "FAMILIES",

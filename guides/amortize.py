@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -14,116 +13,12 @@ import torch
 from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from .encoders import ENCODERS, Encoder
 from .families import FAMILIES, Family
 from .require import named, seed_number, shown, tensors, whole
-from .sites import Data, latent_sites, observed_sites, plate_nesting, prototype, simulate
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """The affine map u = loc + tril w from whitened to unconstrained coordinates, in the order of the model's sites."""
-
-    loc: Tensor
-    tril: Tensor
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Where a latent site lies in the flat unconstrained vector."""
-
-    name: str
-    support: Any
-    plates: tuple[tuple[str, int, int], ...]  # name, size, dim
-    batch: torch.Size
-    shape: torch.Size
-    unconstrained: torch.Size
-    start: int
-
-    @property
-    def size(self) -> int:
-        return prod(self.unconstrained)
-
-
-class UnconstrainedSites:
-    """The model's latent sites as slices of one flat vector in unconstrained space.
-
-    Args:
-        model: a Pyro model.
-        example: its arguments for one data set; observed sites are those it conditions on.
-    """
-
-    def __init__(self, model: Callable[..., Any], example: Data) -> None:
-        trace = prototype(model, example)
-        self.nesting = plate_nesting(trace)
-        self.observed = tuple(observed_sites(trace))
-        self.blocks: list[_Block] = []
-        start = 0
-        for name, site in latent_sites(trace).items():
-            unconstrained = biject_to(site["fn"].support).inv(site["value"]).shape
-            plates = tuple((f.name, f.size, f.dim) for f in site["cond_indep_stack"] if f.vectorized)
-            block = _Block(
-                name, site["fn"].support, plates, site["fn"].batch_shape, site["value"].shape, unconstrained, start
-            )
-            self.blocks.append(block)
-            start += block.size
-        self.size = start
-
-    def constrain(self, flat: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Split (..., D) into constrained site values and log|det d value/d unconstrained| over each site's event.
-
-        Values have shape (..., *site batch, *site event), log determinants (..., *site batch).
-        """
-        values, ladjs = {}, {}
-        for block in self.blocks:
-            piece = flat[..., block.start : block.start + block.size].reshape(flat.shape[:-1] + block.unconstrained)
-            transform = biject_to(block.support)
-            value = transform(piece)
-            ladj = transform.log_abs_det_jacobian(piece, value)
-            values[block.name] = value
-            ladjs[block.name] = _sum_to(ladj, len(flat.shape) - 1 + len(block.batch))
-        return values, ladjs
-
-    def flatten(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Invert ``constrain``: values (..., *own shape) -> flat (..., D) and the summed log|det d value/d unconstrained|, (...).
-
-        Raises:
-            ValueError: a latent site is missing, or has not its own shape on the right.
-        """
-        tensors("values", values)
-        pieces, total = [], None
-        for block in self.blocks:
-            if block.name not in values:
-                raise ValueError(f"values: got sites {shown(sorted(values))}, expected also '{block.name}'")
-            value, shape = values[block.name], block.shape
-            if value.shape[value.ndim - len(shape) :] != shape:
-                raise ValueError(
-                    f"values: got '{block.name}' of shape {tuple(value.shape)}, expected (..., {', '.join(map(str, shape))})"
-                )
-            transform = biject_to(block.support)
-            piece = transform.inv(value)
-            outer = value.ndim - len(shape)
-            ladj = _sum_to(transform.log_abs_det_jacobian(piece, value), outer)
-            pieces.append(piece.flatten(outer) if block.unconstrained else piece.unsqueeze(-1))
-            total = ladj if total is None else total + ladj
-        if total is None:
-            raise ValueError("values: got no latent site, expected at least one")
-        return torch.cat(pieces, -1), total
-
-    def padded(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give values (..., *own shape) the ones that a model inside outer plates expects."""
-        out = {}
-        for block in self.blocks:
-            value, pad = values[block.name], self.nesting - len(block.batch)
-            outer = value.shape[: value.ndim - len(block.shape)]
-            out[block.name] = value.reshape(outer + (1,) * pad + block.shape) if outer else value
-        return out
-
-
-def _sum_to(value: Tensor, dims: int) -> Tensor:
-    return value.flatten(dims).sum(-1) if value.ndim > dims else value
+from .sites import Data, simulate
+from .unconstrained import UnconstrainedSites, Whitening
 
 
 class AmortizedGuide(PyroModule):

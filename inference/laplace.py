@@ -10,23 +10,10 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from ..guides.amortize import UnconstrainedSites, Whitening
 from ..guides.require import named, real, seed_number, whole
 from ..guides.sites import Data, seeded, simulate
-from .densities import log_joint
-
-
-def unconstrained_log_density(
-    model: Callable[..., Any], data: Data, sites: UnconstrainedSites
-) -> Callable[[Tensor], Tensor]:
-    """Return u -> log p(T(u), y) + log|det dT/du| for flat unconstrained u of shape (S, D); differentiable."""
-
-    def log_density(flat: Tensor) -> Tensor:
-        values, ladjs = sites.constrain(flat)
-        jacobian = torch.stack([v.reshape(len(flat), -1).sum(-1) for v in ladjs.values()]).sum(0)
-        return log_joint(model, sites.padded(values), data, nesting=sites.nesting) + jacobian
-
-    return log_density
+from ..guides.unconstrained import Whitening
+from .latents import Latents
 
 
 def laplace(
@@ -59,8 +46,11 @@ def laplace(
     seed_number(seed)
     real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
     named("data", data)
-    sites = UnconstrainedSites(model, data)
-    log_density = unconstrained_log_density(model, data, sites)
+    sites = Latents(model, data)
+
+    def log_density(flat: Tensor) -> Tensor:
+        return sites.log_density(model, flat, data)
+
     with seeded(seed):
         given = {k: v for k, v in data.items() if k not in sites.observed and k != "mask"}
         draws, _ = sites.flatten(simulate(model, candidates, given, nesting=sites.nesting))

@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .guides.amortize import Whitening as Whitening
     from .guides.amortize import amortize as amortize
+    from .guides.unconstrained import Whitening as Whitening
     from .inference.calibrate import calibrate as calibrate
     from .inference.calibration import Calibration as Calibration
     from .inference.compare import compare as compare

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .folder import CHECKPOINT, POSTERIOR, REFERENCE, BadInput, Folder
-from .guides.amortize import Whitening
+from .guides.unconstrained import Whitening
 from .inference.calibrate import calibrate
 from .inference.calibration import Calibration
 from .inference.checkpoint import load

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from .folder import CHECKPOINT, BadInput, Folder
-from .guides.amortize import AmortizedGuide, Whitening, amortize
+from .guides.amortize import AmortizedGuide, amortize
 from .guides.families import FAMILIES
 from .guides.sites import observed_sites, prototype, seeded
+from .guides.unconstrained import Whitening
 from .inference.checkpoint import CheckpointError, load
 from .inference.latents import Latents
 from .labels import layout

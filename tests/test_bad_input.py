@@ -819,7 +819,7 @@ lines = st.one_of(
     words.map(lambda w: ("fit", "lynx_hare", "--out", "thesis.txt/" + w)),
     words.map(lambda w: ("compare", w, "fitted")),
     st.integers(max_value=0).map(lambda n: ("run", "lynx_hare", "--out", "new", "--steps", str(n))),
-    st.floats().map(lambda x: ("run", "lynx_hare", "--out", "new", "--steps", repr(x))),
+    st.floats().filter(lambda x: not x.is_integer()).map(lambda x: ("run", "lynx_hare", "--out", "new", "--steps", repr(x))),
     st.integers(max_value=-1).map(lambda n: ("fit", "lynx_hare", "--out", "new", "--seed", str(n))),
     st.sampled_from(["thesis.txt", "full", ".", "fitted"]).map(lambda out: ("run", "lynx_hare", "--out", out)),
     st.integers(1).filter(lambda n: n < 2**31).map(
