@@ -18,6 +18,7 @@ from .blocks import Block, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, calibrate_draws
 from .densities import count, one
 from .latents import Latents
+from .processes import result, submit
 
 
 def calibrate(
@@ -154,10 +155,10 @@ def _refitted(
                 blocks.append(refitted_block(*task(index)))
                 bar.update()
             return blocks
-        futures = [executor.submit(refitted_block, *task(index)) for index in range(total)]
+        futures = [submit(executor, refitted_block, *task(index)) for index in range(total)]
         for future in futures:
             future.add_done_callback(lambda _: bar.update())
-        return [future.result() for future in futures]
+        return [result(future) for future in futures]
 
 
 def _check_simulator(model: Callable[..., Any], given: Data | None) -> None:

@@ -253,4 +253,4 @@ def _chain(parts: Sequence[Tensor]) -> np.ndarray:
 
 
 def _numpy(value: Tensor) -> np.ndarray:
-    return value.detach().cpu().numpy()
+    return value.detach().cpu().numpy().copy()  # the tree outlives the tensors

@@ -4,6 +4,7 @@ coordinates."""
 from __future__ import annotations
 
 import multiprocessing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from ..guides.require import real, seed_number, shown, tensors, whole
 from ..guides.sites import Data, seeded
 from .latents import Latents
+from .processes import result, submit
 from .reference import Reference, summarise
 
 
@@ -79,11 +81,11 @@ def nuts(
     found = [_chain(*task) for task in tasks] if workers == 1 else _in_processes(tasks, workers, progress)
     x = torch.stack([chain[0] for chain in found])
     values, _ = latents.unpack(x)
-    result = {name: value.double().numpy() for name, value in values.items()}
+    draws_of = {name: value.double().numpy() for name, value in values.items()}
     return Reference(
         "nuts",
-        result,
-        summarise(result),
+        draws_of,
+        summarise(draws_of),
         {"diverging": np.stack([chain[1] for chain in found])},
         {
             "seed": seed,
@@ -127,7 +129,8 @@ def _chain(
 ) -> tuple[Tensor, np.ndarray, float, float]:
     latents = Latents.of(model, data)
     potential = _Potential(model, data, latents, start, factor)
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a proposal that the solver rejects is part of sampling
         kernel = NUTS(
             potential_fn=potential,
             full_mass=options.full_mass,
@@ -153,11 +156,11 @@ def _in_processes(tasks: list[tuple[Any, ...]], workers: int, progress: bool) ->
     context = multiprocessing.get_context("spawn")
     single = {"initializer": torch.set_num_threads, "initargs": (1,)}
     with ProcessPoolExecutor(workers, mp_context=context, **single) as pool:
-        futures = [pool.submit(_chain, *task) for task in tasks]
+        futures = [submit(pool, _chain, *task) for task in tasks]
         with tqdm(total=len(futures), desc="nuts", unit="chain", disable=not progress) as bar:
             for future in futures:
                 future.add_done_callback(lambda _: bar.update())
-            return [future.result() for future in futures]
+            return [result(future) for future in futures]
 
 
 def _starts(

@@ -163,7 +163,9 @@ register(
             "r": Quantity("residual", "1", ("node",)),
             "y": Quantity("head in a well", "1", ("well",)),
         },
-        recipe=Recipe(family="spline", encoder="mlp", objective="forward_kl", steps=20_000, batch_size=256),
+        recipe=Recipe(
+            family="spline", encoder=None, steps=800, particles=32, learning_rate=3e-3, options={"tail": 10.0}
+        ),
         priors={"z": "Normal(0, 1), each mode", "u": "flat (residual likelihood only)"},
         source="setting of arXiv:1901.06314 and arXiv:2409.06560, set-up by physzoo",
         requires="fem",

@@ -199,6 +199,7 @@ def test_a_table_fits_many_guides_at_once():
 
 def test_stock_pyro_takes_the_guide_as_it_is():
     pyro.clear_param_store()
+    pyro.set_rng_seed(0)
     guide = amortize(model, "mlp", "full", example=EXAMPLE)
     before = [p.detach().clone() for p in guide.parameters()]
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO(num_particles=4, vectorize_particles=True))
