@@ -1,0 +1,72 @@
+"""Collect what the stored tables say of each animal into the certificates that `physzoo list` and `show` read.
+
+    python benchmarks/certificates.py
+
+Nothing is measured here: run it after linear_gaussian, lynx_hare, poisson1d_forward and darcy2d.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from _store import RESULTS
+
+from physzoo.inference.checkpoint import write_atomically
+
+Rows = list[dict[str, Any]]
+TARGET = Path(__file__).parents[1] / "models/data/certificates.json"
+
+
+def lynx_hare(rows: Rows) -> dict[str, Any]:
+    return {
+        "c2st": max(row["c2st"] for row in rows),
+        "calibration": f"worst of {len(rows)} seeds against 10,000 published draws; "
+        f"k-hat {max(row['k_hat'] for row in rows):.2f}",
+    }
+
+
+def linear_gaussian(rows: Rows) -> dict[str, Any]:
+    row = next(row for row in rows if row["family"] == "full" and row["direction"] == "reverse")
+    return {"calibration": f"KL to the closed form {row['kl_to_posterior']:.1g} nat"}
+
+
+def poisson1d(rows: Rows) -> dict[str, Any]:
+    row = rows[-1]
+    return {
+        "c2st": row["median_c2st"],
+        "calibration": f"512 data sets, smallest Holm p {row['smallest_holm_p']:.2g}; k-hat {row['median_k_hat']:.2f}",
+    }
+
+
+def darcy2d(rows: Rows) -> dict[str, Any]:
+    row = rows[0]
+    return {"c2st": row["c2st"], "calibration": f"k-hat {row['k_hat']:.2f}; {row['calibration']}"}
+
+
+SOURCES: dict[str, tuple[str, Callable[[Rows], dict[str, Any]]]] = {
+    "lynx_hare": ("lynx_hare", lynx_hare),
+    "linear_gaussian": ("linear_gaussian", linear_gaussian),
+    "poisson1d": ("poisson1d_forward", poisson1d),
+    "darcy2d": ("darcy2d", darcy2d),
+}
+
+
+def main() -> None:
+    found = {}
+    for name, (table, summary) in SOURCES.items():
+        path = RESULTS / f"{table}.json"
+        if not path.exists():
+            print(f"{name}: no table {table}.json, so no certificate")
+            continue
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found[name] = {**summary(record["rows"]), "date": record["date"], "command": record["command"]}
+    text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(TARGET, lambda file: file.write(text.encode()))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
