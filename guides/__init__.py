@@ -1,7 +1,8 @@
 """Families q(z | y): any Pyro model's latent sites become an amortised or flow-based guide."""
 
 from .amortize import AmortizedGuide, amortize
-from .encoders import MLP, Attention, Convolution, Encoder, MaskedSet, Table
+from .encoder import Encoder
+from .encoders import MLP, Attention, Convolution, MaskedSet, Table
 from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow
 from .flows import Flow
 from .residual import ResidualGuide

@@ -14,7 +14,8 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from .encoders import ENCODERS, Encoder
+from .encoder import Encoder
+from .encoders import ENCODERS
 from .families import FAMILIES, Family
 from .require import named, seed_number, shown, tensors, whole
 from .sites import Data, simulate

@@ -29,4 +29,5 @@ def offenders(attempt: Callable[[Tensor], tuple[Tensor | None, str]], rows: Tens
 
 
 def brief(value: Tensor) -> str:
+    """Return the numbers of an unknown with six digits, for a message."""
     return f"{float(value):.6g}" if value.dim() == 0 else str([float(f"{float(v):.6g}") for v in value.reshape(-1)])
