@@ -13,6 +13,8 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.broadcast_messenger import BroadcastMessenger
+from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -146,15 +148,23 @@ def plain(site: Mapping[str, Any], outer: tuple[int, ...]) -> Tensor:
     return value.reshape(torch.Size(outer) + own_shape(site))
 
 
+class _OuterPlate(IndepMessenger):
+    """A plate that is never subsampled: marks independence and broadcasts, without an index site in the trace."""
+
+    def _process_message(self, msg: Any) -> None:
+        super()._process_message(msg)
+        BroadcastMessenger._pyro_sample(msg)
+
+
 @contextmanager
 def outer_plates(nesting: int, particles: int | None = None, datasets: int | None = None) -> Iterator[None]:
     """Open the plates "datasets" (dim -1 - nesting) and "particles" (dim -2 - nesting, or -1 - nesting without data sets)."""
     with ExitStack() as stack:
         if particles is not None:
             dim = -1 - nesting - (datasets is not None)
-            stack.enter_context(pyro.plate(PARTICLES, particles, dim=dim))
+            stack.enter_context(_OuterPlate(PARTICLES, particles, dim))
         if datasets is not None:
-            stack.enter_context(pyro.plate(DATASETS, datasets, dim=-1 - nesting))
+            stack.enter_context(_OuterPlate(DATASETS, datasets, -1 - nesting))
         yield
 
 
