@@ -72,7 +72,7 @@ class Encoder(nn.Module):
             getattr(self, f"{name}_mean").copy_(mean)
             getattr(self, f"{name}_scale").copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
             levels = torch.special.ndtr(self.scores).to(values.dtype)
-            rows = torch.where(finite, values, mean.expand_as(values)).flatten(1)
+            rows = torch.where(finite, values, mean.expand_as(values)).reshape(len(values), -1)
             knots = torch.quantile(rows[: 2**24 // max(rows.shape[1], 1)], levels, dim=0).T
             getattr(self, f"{name}_knots").copy_(knots)
 

@@ -173,5 +173,4 @@ ENCODERS: dict[str, type[Encoder]] = {
     "convolution": Convolution,
     "attention": Attention,
     "set": MaskedSet,
-    "table": Table,
 }

@@ -28,16 +28,13 @@ PARTICLES, DATASETS = "particles", "datasets"
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Run a block from ``seed`` and put torch's CPU generator back afterwards; ``None`` leaves the generator alone."""
+    """Run a block from ``seed`` and put torch's generators back afterwards; ``None`` leaves the generator alone."""
     if seed is None:
         yield
         return
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        torch.manual_seed(seed)
         yield
-    finally:
-        torch.set_rng_state(state)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from .nodes import nodes
 from .require import shown, tensors
 from .sites import Data, latent_sites, observed_sites, plate_nesting, prototype
 
@@ -49,12 +50,13 @@ class UnconstrainedSites:
     """
 
     def __init__(self, model: Callable[..., Any], example: Data | None = None) -> None:
-        trace = prototype(model, example)
+        trace, other = prototype(model, example), nodes(prototype(model, example, seed=1))
         self.nesting = plate_nesting(trace)
         self.observed = tuple(observed_sites(trace))
         self.blocks: list[_Block] = []
         start = 0
         for name, site in latent_sites(trace).items():
+            _check_support(name, site, other.get(name))
             unconstrained = biject_to(site["fn"].support).inv(site["value"]).shape
             plates = tuple((f.name, f.size, f.dim) for f in site["cond_indep_stack"] if f.vectorized)
             block = _Block(
@@ -114,6 +116,21 @@ class UnconstrainedSites:
             outer = value.shape[: value.ndim - len(block.shape)]
             out[block.name] = value.reshape(outer + (1,) * pad + block.shape) if outer else value
         return out
+
+
+def _check_support(name: str, site: Any, other: Any) -> None:
+    """Refuse a support that changes from draw to draw: one fixed bijection could not follow it."""
+    if other is None:
+        raise ValueError(
+            f"model: got latent site '{name}' in one run and not in the next, expected the same sites in all"
+        )
+    first = biject_to(site["fn"].support)
+    x = first.inv(site["value"]).nan_to_num(0.0, 0.0, 0.0)
+    if not torch.allclose(first(x), biject_to(other["fn"].support)(x), equal_nan=True):
+        raise ValueError(
+            f"model: the support of latent site '{name}' depends on other unknowns, expected a fixed one (sample a share of the "
+            "interval and scale it)"
+        )
 
 
 def _sum_to(value: Tensor, dims: int) -> Tensor:

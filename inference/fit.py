@@ -22,6 +22,7 @@ from .data import Batches, Source
 from .densities import check_guide
 from .fit_support import (
     adam,
+    clip,
     difference,
     direct,
     moved,
@@ -173,8 +174,7 @@ class _Loop:
         finite = math.isfinite(value)
         if finite:
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(self.parameters, options.clip_norm or math.inf)
-            finite = math.isfinite(norm.item())
+            finite = math.isfinite(clip(self.parameters, options.clip_norm or math.inf))
         if finite:
             self.optimizer.step()
             self.skipped = 0
@@ -196,8 +196,13 @@ class _Loop:
     def _evaluate(self) -> bool:
         """Record the held-out loss; say whether to stop."""
         batch = moved(self.held_out, self.options.device)  # type: ignore[arg-type]
+        training = [part for part in self.modules.values() if part.training]
+        for part in training:
+            part.eval()
         with seeded(self.options.seed + 2), torch.no_grad():
             value = self._loss(batch).item()
+        for part in training:
+            part.train()
         self.evaluations.append((self.step, value))
         if math.isfinite(value) and (self.best is None or value < self.best[0]):
             self.best = (value, self._module_state(copy=True))

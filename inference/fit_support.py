@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +33,27 @@ def parameters_of(modules: Mapping[str, nn.Module]) -> list[Tensor]:
 def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
     """Return Adam in its fused form."""
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+
+
+def clip(parameters: list[Tensor], largest_norm: float) -> float:
+    """Scale the gradients down to ``largest_norm`` and return their norm; it is not finite only if an entry is not.
+
+    Finite entries whose squares overflow are divided by the largest one first.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    value = norm.item()
+    if math.isinf(value):
+        largest = max(gradient.abs().max().item() for gradient in gradients)
+        if not math.isfinite(largest):
+            return value
+        for gradient in gradients:
+            gradient.div_(largest)
+        norm = nn.utils.get_total_norm(gradients)
+        value = norm.item()
+    if math.isfinite(value):
+        nn.utils.clip_grads_with_norm_(parameters, largest_norm, norm)
+    return value
 
 
 def moved(batch: Batch, device: str | None) -> Batch:

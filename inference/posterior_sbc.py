@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -17,10 +18,12 @@ from ..guides.sites import Data, plain, plated, seeded, unchecked
 from .calibrate import calibrate
 from .calibration import Calibration
 from .data import DataSets
-from .densities import draw, total
+from .densities import draw, site_log_probs, total
 from .fit import fit
 from .importance import smoothed
 from .objectives import ELBO
+
+USABLE = 0.7
 
 
 class Augmented:
@@ -43,8 +46,8 @@ class Augmented:
         with poutine.block(expose=list(self.latents)):
             first = poutine.trace(self.model).get_trace(**self.data)
         latents = {name: nodes(first)[name]["value"] for name in self.latents}
-        rest = {name: site for name, site in nodes(first).items() if site["type"] == "sample" and name not in latents}
-        weight = total({name: site["fn"].log_prob(site["value"]) for name, site in rest.items()})
+        terms = site_log_probs(first, nesting=0)
+        weight = total({name: term for name, term in terms.items() if name not in latents})
         pyro.factor("first_data_set", weight)
         with poutine.block(hide=list(self.latents)):
             return poutine.condition(self.model, data=latents)(**data)
@@ -94,7 +97,10 @@ def posterior_sbc(
     """
     sites = UnconstrainedSites(model, data)
     pool = draw(model, guide, data, 16 * datasets, seed=seed)
-    log_w, _ = smoothed(pool.log_p.double().numpy(), pool.log_q.double().numpy())
+    log_w, k_hat = smoothed(pool.log_p.double().numpy(), pool.log_q.double().numpy())
+    if not float(k_hat) < USABLE:
+        text = f"guide: k-hat {float(k_hat):.2f}, expected below {USABLE}; the truths are drawn by weights that cannot be trusted"
+        warnings.warn(text, stacklevel=2)
     with seeded(seed + 1):
         weights = torch.as_tensor(log_w).exp()
         rows = torch.multinomial(weights, datasets, replacement=False)

@@ -69,9 +69,9 @@ class LynxHare(PyroModule):
             "gamma": pyro.sample("gamma", TruncatedNormal(birth, birth_scale)),
             "delta": pyro.sample("delta", TruncatedNormal(contact, contact_scale)),
         }
-        two = self.rates.new_ones(2)
-        z["initial_state"] = pyro.sample("initial_state", dist.LogNormal(math.log(10.0) * two, two).to_event(1))
-        sigma = pyro.sample("sigma", dist.LogNormal(-two, two).to_event(1))
+        ones = self.rates.new_ones(2)
+        z["initial_state"] = pyro.sample("initial_state", dist.LogNormal(math.log(10.0) * ones, ones).to_event(1))
+        sigma = pyro.sample("sigma", dist.LogNormal(-ones, ones).to_event(1))
         states = self.problem.solve(z)
         observe("y", states, sigma.unsqueeze(-2), obs=y, mask=mask, family="lognormal", event_dim=2)
         return states

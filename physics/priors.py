@@ -18,13 +18,15 @@ class TruncatedNormal(TorchDistribution):
         p(x) = N(x; loc, scale^2) / Phi(loc / scale),   x > 0
 
     Args:
-        loc: mean before truncation, any shape.
+        loc: mean before truncation, any shape; at most 5 scales below zero (beyond, draws underflow).
         scale: standard deviation before truncation, positive, broadcastable with ``loc``.
 
     Raises:
         ValueError: a scale is not positive (where validation is on).
 
-    Source: Robert, Stat. Comput. 5:121 (1995), arXiv:0907.4010.
+    Draws invert the distribution function, x = loc - scale Phi^-1(u Phi(loc / scale)), u uniform.
+
+    Source: Devroye, Non-Uniform Random Variate Generation (1986), section II.2.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # type: ignore[assignment]  # noqa: RUF012
@@ -44,10 +46,10 @@ class TruncatedNormal(TorchDistribution):
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
         shape = self._extended_shape(sample_shape)
-        below = torch.special.ndtr(-self.loc / self.scale)
         tiny = torch.finfo(self.loc.dtype).eps
         uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device).clamp(tiny, 1 - tiny)
-        draw = self.loc + self.scale * torch.special.ndtri(below + uniform * (1 - below))
+        # by the upper tail, so that nothing cancels where the normal lies far below zero
+        draw = self.loc - self.scale * torch.special.ndtri(uniform * torch.special.ndtr(self.loc / self.scale))
         return draw.clamp_min(torch.finfo(self.loc.dtype).tiny)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -55,4 +57,5 @@ class TruncatedNormal(TorchDistribution):
             self._validate_sample(value)
         standard = (value - self.loc) / self.scale
         inside = torch.special.log_ndtr(self.loc / self.scale)
-        return -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi) - inside
+        log_prob = -0.5 * standard.square() - self.scale.log() - 0.5 * math.log(2 * math.pi) - inside
+        return torch.where(value > 0, log_prob, torch.full_like(log_prob, -math.inf))

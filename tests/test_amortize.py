@@ -261,3 +261,22 @@ def test_wrong_data_shapes_are_named():
     guide = amortize(model, "mlp", "full", example=EXAMPLE)
     with pytest.raises(ValueError, match=r"y: got \(4,\), expected a tensor of shape \(\.\.\., 6\)"):
         guide(y=torch.zeros(4))
+
+
+def test_a_support_that_depends_on_another_unknown_is_refused():
+    def nested(y=None):
+        a = pyro.sample("a", dist.LogNormal(torch.tensor(0.0), 1.0))
+        b = pyro.sample("b", dist.Uniform(torch.zeros_like(a), a))
+        return pyro.sample("y", dist.Normal(b, 0.1), obs=y)
+
+    with pytest.raises(ValueError, match="support of latent site 'b' depends on other unknowns"):
+        amortize(nested, "mlp", "full", example={"y": torch.tensor(0.3)})
+
+
+def test_a_single_number_can_be_encoded():
+    def single(y=None):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        return pyro.sample("y", dist.Normal(z, 0.1), obs=y)
+
+    guide = amortize(single, "mlp", "full", example={"y": torch.tensor(0.3)})
+    assert guide.sample({"y": torch.randn(4)}, 5)["z"].shape == (5, 4)

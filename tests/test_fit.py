@@ -479,3 +479,15 @@ def test_checkpoint_warning_is_the_only_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit(model, amortize(model, None, "spline", example={"y": Y}), {"y": Y}, options=QUIET, steps=3)
+
+
+def test_a_gradient_whose_square_overflows_is_clipped_and_not_called_infinite():
+    from physzoo.inference.fit_support import clip
+
+    parameter = nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([3e30, 4e30, 0.0])
+    assert math.isfinite(clip([parameter], 10.0))
+    torch.testing.assert_close(parameter.grad[1] / parameter.grad[0], torch.tensor(4 / 3))
+    assert parameter.grad.norm() <= 10.0
+    parameter.grad = torch.tensor([torch.inf, 0.0, 0.0])
+    assert not math.isfinite(clip([parameter], 10.0))

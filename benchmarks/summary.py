@@ -1,0 +1,94 @@
+"""The README's table of measurements, from the stored result files.
+
+    python benchmarks/summary.py
+
+Prints the lines; a test checks that the README holds exactly these.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from _store import RESULTS
+
+
+def table(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def lines() -> list[str]:
+    """Return the rows: claim, figure, result file."""
+    lynx, linear, flow = (
+        table("lynx_hare")["rows"],
+        table("linear_gaussian")["rows"],
+        table("poisson1d_forward")["rows"],
+    )
+    spline, full = flow[-1], flow[1]
+    holm = [spline["smallest_holm_p"], *spline["smallest_holm_p_two_more_seeds"]]
+    darcy = table("darcy2d")["rows"][0]
+    cost = {row["operation"]: row["ratio"] for row in table("fem_cost")["rows"] if row.get("ratio")}
+    one, batch = cost["FEMProblem, one sample"], cost["FEMProblem, a sample of a batch of 8"]
+    overhead = {row["loop"]: row["ratio"] for row in table("fit_overhead")["rows"]}
+    kills = table("kill_resume")
+    gauss = {(row["family"], row["direction"]): row for row in linear}
+    mean_field = max(gauss["diagonal", d]["worst_variance_error"] for d in ("reverse", "forward"))
+    rows = [
+        (
+            "`lynx_hare` against 10,000 published draws, worst of three seeds",
+            f"C2ST {max(r['c2st'] for r in lynx):.3f}, means within {max(r['worst_mean_error_sd'] for r in lynx):.3f} sd, "
+            f"sd ratios {min(r['smallest_sd_ratio'] for r in lynx):.2f} to {max(r['largest_sd_ratio'] for r in lynx):.2f}, "
+            f"k-hat {max(r['k_hat'] for r in lynx):.2f}, {max(r['cpu_seconds'] for r in lynx):.0f} CPU s",
+            "lynx_hare",
+        ),
+        (
+            "`linear_gaussian` against the closed form",
+            f"KL {gauss['full', 'reverse']['kl_to_posterior']:.4f} (full rank), "
+            f"{gauss['spline', 'reverse']['kl_to_posterior']:.4f} (flow); mean field's known variances within "
+            f"{100 * mean_field:.1f} % in both directions",
+            "linear_gaussian",
+        ),
+        (
+            "`poisson1d`, one amortised flow, 16 references",
+            f"median C2ST {spline['median_c2st']:.3f} (worst {spline['worst_c2st']:.2f}), sd ratios "
+            f"{spline['smallest_sd_ratio_by_unknown']:.2f} to {spline['largest_sd_ratio_by_unknown']:.2f}, "
+            f"{spline['training_cpu_seconds']:.0f} CPU s",
+            "poisson1d_forward",
+        ),
+        (
+            "the same, calibration on three times 512 data sets",
+            f"smallest Holm p {', '.join(f'{p:.2g}' for p in holm)}; sd x 0.8 "
+            f"{'rejected' if spline['sd_x_0.8_rejected'] else 'not rejected'}",
+            "poisson1d_forward",
+        ),
+        (
+            "the same with a full-rank Gaussian guide",
+            f"median C2ST {full['median_c2st']:.3f}, {'calibrated' if full['calibrated'] else 'rejected'}",
+            "poisson1d_forward",
+        ),
+        (
+            "`darcy2d` against HMC through the finite-element adjoint",
+            f"C2ST {darcy['c2st']:.3f}, means within {darcy['worst_mean_error_sd']:.3f} sd, k-hat {darcy['k_hat']:.2f}",
+            "darcy2d",
+        ),
+        (
+            "finite elements: solve + gradient against the bare sum of their parts",
+            f"{batch:.2f} x in a batch, {one:.2f} x for a single sample",
+            "fem_cost",
+        ),
+        (
+            "`fit` against a hand-written torch loop",
+            f"{overhead['fit']:.2f} x (stock SVI {overhead['stock SVI']:.2f} x)",
+            "fit_overhead",
+        ),
+        (
+            f"kill -9 at {len(kills['rows'])} random moments, then resume",
+            "parameters bit-equal" if kills["facts"]["final_parameters_bit_equal"] else "parameters differ",
+            "kill_resume",
+        ),
+    ]
+    return [f"| {claim} | {figure} | `{name}` |" for claim, figure, name in rows]
+
+
+if __name__ == "__main__":
+    print("\n".join(lines()))
