@@ -17,13 +17,21 @@ from .latents import Latents
 
 
 def laplace(
-    model: Callable[..., Any], data: Data, *, starts: int = 4, candidates: int = 256, seed: int = 0, floor: float = 1e-6
+    model: Callable[..., Any],
+    data: Data,
+    *,
+    starts: int = 4,
+    climbers: int = 64,
+    candidates: int = 256,
+    seed: int = 0,
+    floor: float = 1e-6,
 ) -> Whitening:
     """Find the mode in unconstrained space and the Cholesky factor of the inverse Hessian there.
 
         u* = argmax log p(T(u), y) + log|det T'(u)|,   L L' = (-Hessian at u*)^-1
 
-    The best of ``candidates`` prior draws start L-BFGS runs; the best end point counts. The Hessian is taken by central
+    The best of ``candidates`` prior draws climb together by Adam, so that several modes compete; the highest start L-BFGS runs,
+    and the best end point counts. The Hessian is taken by central
     differences of gradients, all of them in one batched evaluation, so that operators which can be differentiated once
     suffice. Directions in which the density does not fall get the prior's variance.
 
@@ -31,6 +39,7 @@ def laplace(
         model: a Pyro model.
         data: the arguments of one data set.
         starts: number of L-BFGS runs.
+        climbers: number of draws that climb first.
         candidates: prior draws to choose their starts from.
         seed: seed of these draws.
         floor: smallest accepted curvature relative to the largest.
@@ -42,6 +51,7 @@ def laplace(
         ValueError: no prior draw has a finite density.
     """
     whole("starts", starts, 1)
+    whole("climbers", climbers, 1)
     whole("candidates", candidates, 2)
     seed_number(seed)
     real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
@@ -62,7 +72,9 @@ def laplace(
         raise ValueError(
             f"data: got data under which none of {candidates} prior draws has a finite density, expected a model that can produce them"
         )
-    order = torch.where(usable, heights, torch.full_like(heights, -torch.inf)).argsort(descending=True)[:starts]
+    scale = draws[usable].std(0).clamp_min(1e-8) if usable.sum() > 1 else torch.ones_like(draws[0])
+    climbed, heights = _climb(log_density, draws, heights, scale, climbers)
+    order = heights.argsort(descending=True)[:starts]
 
     def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
         flat = torch.tensor(u, dtype=torch.float64).unsqueeze(0).requires_grad_()
@@ -74,12 +86,39 @@ def laplace(
         return -value.item(), -gradient[0].double().numpy()
 
     ends = [
-        minimize(objective, draws[i].numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+        minimize(objective, climbed[i].numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
         for i in order.tolist()
     ]
     best = min(ends, key=lambda end: float(end.fun))
     mode = torch.tensor(best.x, dtype=torch.float64)
     return Whitening(mode, _inverse_root(_negative_hessian(log_density, mode), draws[usable].var(0), floor))
+
+
+def _climb(
+    log_density: Callable[[Tensor], Tensor],
+    draws: Tensor,
+    heights: Tensor,
+    scale: Tensor,
+    climbers: int,
+    steps: int = 150,
+) -> tuple[Tensor, Tensor]:
+    """Move the best draws uphill together, in units of the prior's spread; return the best point of each and its height."""
+    ranked = torch.where(torch.isfinite(heights), heights, torch.full_like(heights, -torch.inf))
+    rows = ranked.argsort(descending=True)[:climbers]
+    best, top = draws[rows].clone(), ranked[rows].clone()
+    moving = torch.zeros_like(best).requires_grad_()
+    optimizer = torch.optim.Adam([moving], lr=0.05)
+    start = best.clone()
+    for _ in range(steps):
+        points = start + scale * moving
+        value = log_density(points)
+        finite = torch.isfinite(value)
+        higher = finite & (value.detach() > top)
+        best[higher], top[higher] = points.detach()[higher], value.detach()[higher]
+        (gradient,) = torch.autograd.grad(torch.where(finite, value, torch.zeros_like(value)).sum(), moving)
+        moving.grad = -gradient.nan_to_num(0.0, 0.0, 0.0)
+        optimizer.step()
+    return best, top
 
 
 def _negative_hessian(log_density: Callable[[Tensor], Tensor], mode: Tensor, step: float = 1e-4) -> Tensor:
