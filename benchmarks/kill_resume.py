@@ -2,8 +2,9 @@
 
     python benchmarks/kill_resume.py [--kills 20]
 
-Every kill hits a process of its own at a random moment (seeded) after its fit has begun; the checkpoint must be readable
-after each. A further run is killed while its checkpoint is being written.
+Every kill hits a process of its own at a random moment (seeded) counted from the first step that this process takes, so
+that kills fall inside the fit and not into its start-up; the checkpoint must be readable after each. A further run is
+killed while its checkpoint is being written.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from _store import store
@@ -24,10 +27,23 @@ from physzoo.guides import amortize
 from physzoo.inference.checkpoint import load
 from physzoo.inference.data import Simulator
 from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.objectives import ELBO, ForwardKL, Mixture
+from physzoo.inference.objectives import ELBO, Batch, ForwardKL, Mixture, Objective
 from physzoo.models.poisson1d import Poisson1D
 
 STEPS, EVERY = 1200, 10
+
+
+class Announced:
+    """An objective that says "go" when it is first asked for."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective, self.silent = objective, True
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        if self.silent:
+            print("go", flush=True)
+            self.silent = False
+        return self.objective(model, guide, batch)
 
 
 def train(checkpoint: str | None) -> dict[str, torch.Tensor]:
@@ -39,7 +55,7 @@ def train(checkpoint: str | None) -> dict[str, torch.Tensor]:
     options = FitOptions(
         steps=STEPS, progress=False, checkpoint=checkpoint, checkpoint_every=EVERY, resume=checkpoint is not None
     )
-    fit(model, guide, Simulator(32), objective, options, max_skipped=10)
+    fit(model, guide, Simulator(32), objective if checkpoint is None else Announced(objective), options, max_skipped=10)
     return guide.state_dict()
 
 
@@ -54,7 +70,6 @@ def child(checkpoint: str, final: str, slow: bool) -> None:
             flush(descriptor)
 
         os.fsync = stretched
-    print("go", flush=True)
     state = train(checkpoint)
     torch.save(state, final)
 
@@ -95,7 +110,7 @@ def main() -> None:
                 final.unlink()
                 checkpoint.unlink()
             step = load(checkpoint)["step"] if checkpoint.exists() else 0
-            rows.append({"kill": kill, "seconds_after_start": wait, "readable_checkpoint_at_step": step})
+            rows.append({"kill": kill, "seconds_after_first_step": wait, "readable_checkpoint_at_step": step})
         before = load(checkpoint)["step"] if checkpoint.exists() else 0
         killed(checkpoint, final, 0.2, slow=True)
         torn = load(checkpoint)["step"] if checkpoint.exists() else 0
