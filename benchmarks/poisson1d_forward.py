@@ -3,8 +3,10 @@
     python benchmarks/poisson1d_forward.py [--quick]
 
 Every family is trained on fresh simulations of the model, then held against batched pCN references of 16 data sets (R-hat
-and effective sample size in the facts), and calibrated on 512 data sets. Diagonal and full rank are shown with their
-shortfall. "1,000 draws" is the wall time of a posterior sample for new data. sd x 0.8 is the negative control.
+and effective sample size in the facts), and calibrated on 512 data sets, three times. Diagonal and full rank, networks
+alone, are shown with their shortfall; the recipe, a spline flow around Gauss-Newton steps through the solver, is trained
+from three seeds. Its settings were found with other references and calibration seeds. "1,000 draws" is the wall time of
+a posterior sample for new data. sd x 0.8 is the negative control.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +34,9 @@ from physzoo.inference.reference_pcn import pcn
 from physzoo.models import get
 from physzoo.models.poisson1d import Poisson1D
 
-SETS, DATASETS, SEED = 16, 512, 2024
+SETS, DATASETS, SEED = 16, 512, 71001
+CALIBRATION = (71101, 71102, 71103)
+TRAININGS = (0, 1, 2)
 
 
 def references(quick: bool) -> tuple[Tensor, Tensor, dict[str, float]]:
@@ -39,20 +44,46 @@ def references(quick: bool) -> tuple[Tensor, Tensor, dict[str, float]]:
     model = Poisson1D()
     data = simulate(model, SETS, seed=SEED)["y"]
     result = pcn(
-        model, {"y": data}, datasets=True, chains=8, draws=1000, warmup=3000, thin=2 if quick else 20, progress=False
+        model,
+        {"y": data},
+        datasets=True,
+        chains=8,
+        draws=1000,
+        warmup=3000,
+        thin=2 if quick else 20,
+        seed=SEED,
+        progress=False,
     )
     draws = torch.as_tensor(result.draws["z"])
     return data, draws.reshape(-1, SETS, 8).transpose(0, 1), {"worst_r_hat": result.r_hat, "worst_ess": result.ess}
 
 
-def trained(family: str, objective: Objective, steps: int, rate: float) -> tuple[Any, Any, float]:
+@dataclass(frozen=True)
+class Plan:
+    """One row: a guide and how it is trained."""
+
+    name: str
+    family: str
+    objective: Objective
+    steps: int
+    rate: float
+    batch: int = 1024
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+
+def trained(plan: Plan) -> tuple[Any, Any, float]:
     """Return model, guide and the CPU seconds of the training, standardisation included."""
     model = Poisson1D().float()
     example = {"y": simulate(model, 1, seed=0)["y"][0]}
     started = time.process_time()
-    guide = amortize(model, "mlp", family, example=example, simulations=16384)
-    options = FitOptions(steps=steps, learning_rate=rate, warmup=0.02, max_skipped=10, progress=False)
-    fit(model, guide, Simulator(get("poisson1d").recipe.batch_size), objective, options)
+    guide = amortize(
+        model, "mlp", plan.family, example=example, simulations=16384, seed=plan.seed, **dict(plan.options)
+    )
+    options = FitOptions(
+        steps=plan.steps, learning_rate=plan.rate, warmup=0.02, max_skipped=10, seed=plan.seed, progress=False
+    )
+    fit(model, guide, Simulator(plan.batch), plan.objective, options)
     return model, guide, time.process_time() - started
 
 
@@ -65,21 +96,20 @@ def milliseconds(call: Callable[[], Any], repeats: int = 30) -> float:
     return float(np.median(times))
 
 
-def row(
-    name: str, family: str, objective: Objective, steps: int, rate: float, data: Tensor, reference: Tensor
-) -> dict[str, Any]:
-    model, guide, seconds = trained(family, objective, steps, rate)
+def row(plan: Plan, data: Tensor, reference: Tensor) -> dict[str, Any]:
+    model, guide, seconds = trained(plan)
     torch.manual_seed(1)
     y = data.float()
     draws = guide.sample({"y": y}, 4000)["z"].double().transpose(0, 1)
     mean, sd = reference.mean(1), reference.std(1)
     scores = [c2st(draws[i].numpy(), reference[i, :: reference.shape[1] // 4000][:4000].numpy()) for i in range(SETS)]
     ratios = draws.std(1) / sd
-    trials = [calibrate(model, guide, datasets=DATASETS, draws=200, seed=seed, progress=False) for seed in (7, 8, 9)]
+    trials = [calibrate(model, guide, datasets=DATASETS, draws=200, seed=seed, progress=False) for seed in CALIBRATION]
     checked = trials[0]
-    narrowed = calibrate(model, guide, datasets=DATASETS, draws=200, seed=7, widen=0.8, progress=False)
+    narrowed = calibrate(model, guide, datasets=DATASETS, draws=200, seed=CALIBRATION[0], widen=0.8, progress=False)
     return {
-        "guide": name,
+        "guide": plan.name,
+        "training_seed": plan.seed,
         "median_c2st": float(np.median(scores)),
         "worst_c2st": max(scores),
         "median_sd_ratio": ratios.median().item(),
@@ -105,15 +135,28 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = get("poisson1d").recipe
     data, reference, trust = references(quick)
-    plans: list[tuple[str, str, Objective, int, float]] = [
-        ("diagonal, forward KL", "diagonal", ForwardKL(), 4000, 2e-3),
-        ("full rank, forward KL", "full", ForwardKL(), 4000, 2e-3),
-        ("full rank, reverse KL", "full", ELBO(1), 8000, 1e-3),
-        ("spline flow, forward KL", recipe.family, ForwardKL(), recipe.steps, recipe.learning_rate),
+    plans = [
+        Plan("diagonal, forward KL", "diagonal", ForwardKL(), 4000, 2e-3),
+        Plan("full rank, forward KL", "full", ForwardKL(), 4000, 2e-3),
+        Plan("full rank, reverse KL", "full", ELBO(1), 8000, 1e-3),
     ]
+    for seed in TRAININGS:
+        plans.append(
+            Plan(
+                "refined spline flow, forward KL",
+                recipe.family,
+                ForwardKL(),
+                recipe.steps,
+                recipe.learning_rate,
+                recipe.batch_size,
+                recipe.options,
+                seed,
+            )
+        )
     rows = []
-    for name, family, objective, steps, rate in plans:
-        rows.append(row(name, family, objective, steps // 50 if quick else steps, rate, data, reference))
+    for plan in plans:
+        plan = replace(plan, steps=plan.steps // 50) if quick else plan
+        rows.append(row(plan, data, reference))
         print(rows[-1], flush=True)
     levels = "flow: median C2ST <= 0.58, sd ratios in [0.9, 1.1], mean error < 0.1 sd, Holm p > 0.01 at 512 data sets, 600 CPU seconds"
     store(

@@ -5,6 +5,7 @@ from .encoder import Encoder
 from .encoders import MLP, Attention, Convolution, MaskedSet, Table
 from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow
 from .flows import Flow
+from .refine import GaussNewton
 from .residual import ResidualGuide
 from .unconstrained import UnconstrainedSites, Whitening
 
@@ -16,6 +17,7 @@ __all__ = [
     "Convolution",
     "Encoder",
     "Flow",
+    "GaussNewton",
     "Gaussian",
     "LowRank",
     "MaskedSet",

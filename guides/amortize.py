@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from .encoder import Encoder
 from .encoders import ENCODERS
 from .families import FAMILIES, Family
+from .plates import padded, unsqueezed
+from .refine import GaussNewton, shifted
 from .require import named, seed_number, shown, tensors, whole
 from .sites import Data, simulate
 from .unconstrained import UnconstrainedSites, Whitening
@@ -28,22 +30,32 @@ class AmortizedGuide(PyroModule):
         c = encoder(y),  w ~ family(c),  u = loc + L w,  z_k = T_k(u_k)
 
     with T_k the bijection from R^n to the support of site k, and log q carrying every log determinant. Call it with the
-    model's arguments, for one data set or for a batch inside a plate; it samples every latent site of the model.
+    model's arguments, for one data set or for a batch inside a plate; it samples every latent site of the model. With
+    ``refinement`` the family's draw is first put at the Gauss-Newton approximation of this data set's posterior.
     Build it with ``amortize``.
     """
 
     loc: Tensor
     tril: Tensor
 
-    def __init__(self, sites: UnconstrainedSites, encoder: Encoder | None, family: nn.Module, example: Data) -> None:
+    def __init__(
+        self,
+        sites: UnconstrainedSites,
+        encoder: Encoder | None,
+        family: nn.Module,
+        example: Data,
+        refinement: GaussNewton | None = None,
+    ) -> None:
         super().__init__()
         self.sites = sites
         self.encoder = encoder
         self.family = family
+        self.refinement = refinement
         self._ndim = {name: value.ndim for name, value in example.items() if isinstance(value, Tensor)}
         self.register_buffer("loc", torch.zeros(sites.size))
         self.register_buffer("tril", torch.eye(sites.size))
         self.diagonal = True
+        self.auxiliary = "_latent"
 
     def whiten(self, whitening: Whitening) -> AmortizedGuide:
         """Set the affine map between whitened and unconstrained coordinates and return the guide.
@@ -76,14 +88,29 @@ class AmortizedGuide(PyroModule):
             context = self.loc.new_zeros((*self._outer(data), 0))
         else:
             context = self.encoder(**data).to(self.loc.dtype)
-        return self.family(context)
+        if self.refinement is None:
+            return self.family(context)
+        refined = self.refinement(self.inputs(data), data, self._ndim, self._unwhiten)
+        context = self.refinement.head(torch.cat([context, refined.features], -1))
+        return shifted(self.family(context), refined)
+
+    def inputs(self, data: Data) -> Tensor:
+        """Return what the encoder sees of the data, flat: values, normal scores and the mask, (..., inputs).
+
+        Raises:
+            ValueError: the guide has no encoder.
+        """
+        if self.encoder is None:
+            raise ValueError("encoder: got None, expected one (the guide is of one data set)")
+        values, mask = self.encoder.inputs(data)
+        return (values if mask is None else torch.cat([values, mask], -1)).to(self.loc.dtype)
 
     def forward(self, **data: Any) -> dict[str, Tensor]:
         """Sample every latent site; return their values."""
         density, nesting = self.density(data), self.sites.nesting
         if density.batch_shape:
-            density = _unsqueezed(density, nesting)
-        w = pyro.sample("_latent", density, infer={"is_auxiliary": True})
+            density = unsqueezed(density, nesting)
+        w = pyro.sample(self.auxiliary, density, infer={"is_auxiliary": True})
         if nesting and w.ndim > nesting:
             w = w.reshape(w.shape[: w.ndim - 1 - nesting] + w.shape[-1:])
         values, ladjs = self.sites.constrain(self._unwhiten(w))
@@ -96,9 +123,9 @@ class AmortizedGuide(PyroModule):
             with ExitStack() as stack:
                 for name, size, dim in block.plates:
                     stack.enter_context(pyro.plate(name, size, dim=dim))
-                pad = nesting - len(block.batch)
-                if pad and value.ndim - len(block.unconstrained) > 0:
-                    value, log_density = _pad(value, log_density, pad, len(block.batch))
+                room = nesting - len(block.batch)
+                if room and value.ndim - len(block.unconstrained) > 0:
+                    value, log_density = padded(value, log_density, room, len(block.batch))
                 event = value.ndim - log_density.ndim
                 delta = dist.Delta(value, log_density, event_dim=event)  # type: ignore[arg-type]
                 pyro.sample(block.name, delta)
@@ -142,52 +169,6 @@ class AmortizedGuide(PyroModule):
         return ()
 
 
-def _unsqueezed(density: dist.TorchDistribution, nesting: int) -> dist.TorchDistribution:
-    if not nesting:
-        return density
-    return _Reshaped(density, nesting)
-
-
-class _Reshaped(dist.TorchDistribution):
-    """A distribution whose batch shape has ``nesting`` ones on the right: room for the model's own plates."""
-
-    arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012 (torch's own convention)
-    has_rsample = True
-
-    def __init__(self, base: dist.TorchDistribution, nesting: int) -> None:
-        self.base, self.nesting = base, nesting
-        super().__init__(base.batch_shape + (1,) * nesting, base.event_shape, validate_args=False)
-
-    @property
-    def support(self) -> Any:
-        return self.base.support
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> _Reshaped:
-        kept = torch.Size(batch_shape)[: len(batch_shape) - self.nesting]
-        return _Reshaped(self.base.expand(kept), self.nesting)
-
-    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
-        self._inner = self.base.rsample(sample_shape)
-        self._outer = self._inner.reshape(self._inner.shape[:-1] + (1,) * self.nesting + self._inner.shape[-1:])
-        return self._outer
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        inner = (
-            self._inner
-            if getattr(self, "_outer", None) is value
-            else value.reshape(value.shape[: value.ndim - 1 - self.nesting] + value.shape[-1:])
-        )
-        log_prob = self.base.log_prob(inner)
-        return log_prob.reshape(log_prob.shape + (1,) * self.nesting)
-
-
-def _pad(value: Tensor, log_density: Tensor, pad: int, batch: int) -> tuple[Tensor, Tensor]:
-    """Insert ``pad`` dimensions of one between the outer plates and a site's own plates."""
-    at = log_density.ndim - batch
-    shape = log_density.shape[:at] + (1,) * pad + log_density.shape[at:]
-    return value.reshape(shape + value.shape[log_density.ndim :]), log_density.reshape(shape)
-
-
 def amortize(
     model: Callable[..., Any],
     encoder: str | Encoder | type[Encoder] | None,
@@ -197,6 +178,7 @@ def amortize(
     whitening: Whitening | None = None,
     simulations: int = 2048,
     seed: int = 0,
+    refine: int = 0,
     **options: Any,
 ) -> AmortizedGuide:
     """Build q(z | y) for any Pyro model from its own latent sites.
@@ -214,13 +196,17 @@ def amortize(
         whitening: fixed affine map in unconstrained space, e.g. from ``physzoo.inference.laplace``.
         simulations: prior-predictive draws for the standardisation; 0 leaves values as they are.
         seed: seed of these draws and of the networks' initial weights; torch's generator is put back.
+        refine: 0 for a network alone; K >= 1 for Gauss-Newton steps through the model (``GaussNewton``): K evaluations of
+            the model and its Jacobian for each data set, and the family learns what they leave. Worth it where the
+            posterior is much narrower than the prior; 2 is a good number. The guide then holds on to the model.
         **options: passed to the family ("transforms=6", "tail=10.0", "rank=3", ...).
 
     Returns:
         A guide with the signature of the model; also ``log_prob(values, data)`` and ``sample(data, draws)``.
 
     Raises:
-        ValueError: an unknown encoder or family; a model without latent sites, or with discrete ones.
+        ValueError: an unknown encoder or family; a model without latent sites, or with discrete ones; ``refine`` for one data
+            set, or for a likelihood that cannot be linearised.
         TypeError: an encoder or family of another type.
 
     Example:
@@ -229,7 +215,11 @@ def amortize(
     from .sites import seeded
 
     whole("simulations", simulations, 0)
+    whole("refine", refine, 0)
     seed_number(seed)
+    if refine and (encoder is None or whitening is not None):
+        got = "encoder None" if encoder is None else "a whitening of one data set"
+        raise ValueError(f"refine: got {refine} with {got}, expected an amortised guide that starts at its prior")
     if whitening is not None:
         _check_whitening(whitening)
     named("example", example)
@@ -239,7 +229,8 @@ def amortize(
     with seeded(seed):
         net = _encoder(encoder, example)
         density = build(sites.size, 0 if net is None else net.width, **options)
-    guide = AmortizedGuide(sites, net, density, example)
+        refinement = None if not refine or net is None else GaussNewton(model, sites, net, example, refine)
+    guide = AmortizedGuide(sites, net, density, example, refinement)
     dtype = next(
         (value.dtype for value in example.values() if isinstance(value, Tensor) and value.is_floating_point()), None
     )
@@ -313,6 +304,10 @@ def _standardise(
         flat = flat[torch.isfinite(flat).all(-1)].to(guide.loc.dtype)
         if len(flat) > 1:
             guide.whiten(Whitening(flat.mean(0), torch.diag(flat.std(0).clamp_min(1e-8))))
+    if guide.refinement is not None:
+        shared = {n: v.expand(simulations, *v.shape) if isinstance(v, Tensor) else v for n, v in given.items()}
+        whitened = (guide.sites.flatten(draws)[0].to(guide.loc.dtype) - guide.loc) / guide.tril.diagonal()
+        guide.refinement.regress(guide.inputs({**shared, **draws}), whitened)
 
 
 def _repeat(value: Any) -> Any:

@@ -15,6 +15,8 @@ from ..guides import amortize
 from ..guides.nodes import nodes
 from ..guides.sites import latent_sites, observed_sites, outer_plates, plate_nesting, prototype, seeded, simulate
 
+SOLVERS = ("solve", "residual", "branches", "incomplete")  # what a model may ask its problem for
+
 
 class ContractError(ValueError):
     """A model or guide breaks a rule of the contract; the message lists every broken rule."""
@@ -200,7 +202,9 @@ def _physics(model: nn.Module, data: Mapping[str, Any]) -> str:
     problem = getattr(model, "problem", None)
     if problem is None:
         return ""
-    unknowns = _unknowns(model, data)
+    asked, unknowns = _unknowns(model, data)
+    if asked == "incomplete":
+        problem = problem.alone()
     single = isinstance(unknowns, Tensor)
     names = [""] if single else list(unknowns)
     points = [unknowns] if single else list(unknowns.values())
@@ -232,24 +236,26 @@ def _physics(model: nn.Module, data: Mapping[str, Any]) -> str:
     return ""
 
 
-def _unknowns(model: nn.Module, data: Mapping[str, Any]) -> Any:
-    """Record what the model hands to its problem's ``solve`` or ``residual`` in one run."""
+def _unknowns(model: nn.Module, data: Mapping[str, Any]) -> tuple[str, Any]:
+    """Record what the model asks of its problem in one run, the completed equation of a grey box before its physics alone."""
     problem: Any = model.problem
-    seen: list[Any] = []
-    originals = {"solve": problem.solve, "residual": problem.residual}
+    seen: list[tuple[str, Any]] = []
+    originals = {name: getattr(problem, name) for name in SOLVERS if hasattr(problem, name)}
 
     def recording(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            seen.append(kwargs.get("z", args[0] if name == "solve" else args[-1]))
+            seen.append((name, kwargs["z"] if "z" in kwargs else args[-1] if name == "residual" else args[0]))
             return originals[name](*args, **kwargs)
 
         return call
 
     try:
-        problem.solve, problem.residual = recording("solve"), recording("residual")
+        for name in originals:
+            setattr(problem, name, recording(name))
         prototype(model, data)
     finally:
-        del problem.solve, problem.residual
+        for name in originals:
+            delattr(problem, name)
     if not seen:
         raise ValueError("model: its problem is neither solved nor asked for a residual")
-    return seen[0]
+    return min(seen, key=lambda call: call[0] == "incomplete")

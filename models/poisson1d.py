@@ -155,7 +155,13 @@ register(
             "y": Quantity("sensor reading", "1", ("sensor",)),
         },
         recipe=Recipe(
-            family="spline", encoder="mlp", objective="forward_kl", steps=20_000, batch_size=1024, learning_rate=5e-3
+            family="spline",
+            encoder="mlp",
+            objective="forward_kl",
+            steps=5_500,
+            batch_size=512,
+            learning_rate=2e-3,
+            options={"transforms": 3, "refine": 3},
         ),
         priors={"z": "Normal(0, 1), each mode", "u": "flat (residual likelihood only)"},
         source="physzoo's POIS1D; setting of Glyn-Davies et al., arXiv:2409.06560",

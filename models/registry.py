@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 ENTRY_POINTS = "physzoo.models"
-IN_THE_ZOO = ("lynx_hare", "linear_gaussian", "poisson1d", "darcy2d")
+IN_THE_ZOO = ("lynx_hare", "linear_gaussian", "poisson1d", "darcy2d", "pendulum")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,25 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How an animal with learnt parts is trained, model and guide together, on many data sets.
+
+    Attributes:
+        splits: seed -> the data, a ``models.datasets.Splits``.
+        guide: what ``cleansing_guide`` is given beside the model and the data; the recipe's family is that of the physics.
+        objective: the weights of ``GreyBoxELBO``, pure numbers.
+        counterfactual: (truths, site, factor) -> noise-free data had that unknown been multiplied, where that is known.
+        periodic: site -> period, for unknowns whose error is taken on a circle.
+    """
+
+    splits: Callable[[int], Any]
+    guide: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] = field(default_factory=dict)
+    counterfactual: Callable[[Mapping[str, Any], str, float], Any] | None = None
+    periodic: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Animal:
     """One system of the zoo.
 
@@ -70,6 +89,7 @@ class Animal:
         published: latent site -> published posterior means (nested lists in the site's shape), where there are any.
         closed_form: data -> (mean, covariance) of the posterior over the flattened latent sites, where it is known.
         requires: the optional extra that the model needs ("fem"), or "".
+        training: how learnt parts are trained; ``None`` for a model without any.
     """
 
     name: str
@@ -85,6 +105,7 @@ class Animal:
     published: Mapping[str, Any] | None = None
     closed_form: Callable[..., Any] | None = None
     requires: str = ""
+    training: Training | None = None
 
     @property
     def story(self) -> str:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .models.registry import register as register
     from .physics.likelihoods import observe as observe
     from .physics.likelihoods import virtual_observables as virtual_observables
+    from .weights import load as load
 
 _HOME = {
     "ELBO": "inference.objectives",
@@ -65,6 +66,7 @@ _HOME = {
     "get": "models.registry",
     "hmc": "inference.reference_hmc",
     "laplace": "inference.laplace",
+    "load": "weights",
     "names": "models.registry",
     "nuts": "inference.reference_nuts",
     "observe": "physics.likelihoods",
@@ -97,6 +99,7 @@ __all__ = [
     "get",
     "hmc",
     "laplace",
+    "load",
     "names",
     "nuts",
     "observe",

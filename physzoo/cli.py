@@ -1,18 +1,23 @@
-"""The command line: physzoo list, show, run, fit, check, compare."""
+"""The command line: physzoo list, show, run, fit, check, compare, data."""
 
 from __future__ import annotations
 
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .data_command import data
 from .folder import BadInput
+
+if TYPE_CHECKING:
+    from .task import RunOptions
 
 app = typer.Typer(
     help="A zoo of physics-informed generative models in Pyro, each with a certificate of calibration.",
@@ -128,46 +133,45 @@ def show(name: Name) -> None:
     print(f"source\n  {animal.source}")
 
 
+def _with_options(action: Callable[[str, Path, RunOptions], None]) -> Callable[..., None]:
+    """The command of an action on an animal, a folder and the options that run and fit share."""
+
+    def command(
+        name: Name,
+        out: Out,
+        guide: Guide = None,
+        steps: Steps = None,
+        seed: Seed = 0,
+        device: Device = None,
+        quick: Quick = False,
+        resume: Resume = False,
+    ) -> None:
+        from .task import RunOptions
+
+        # bars are for people; a log gets one line a step
+        action(name, out, RunOptions(guide, steps, seed, device, quick, resume, progress=sys.stderr.isatty()))
+
+    command.__name__, command.__doc__ = action.__name__, action.__doc__
+    return command
+
+
 @app.command()
-def run(
-    name: Name,
-    out: Out,
-    guide: Guide = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    device: Device = None,
-    quick: Quick = False,
-    resume: Resume = False,
-) -> None:
+@_with_options
+def run(name: str, out: Path, options: RunOptions) -> None:
     """Data, fit, posterior, check against the reference, calibration, report."""
     from .run import run as whole_run
 
-    whole_run(name, out, _options(guide, steps, seed, device, quick, resume))
+    whole_run(name, out, options)
 
 
 @app.command()
-def fit(
-    name: Name,
-    out: Out,
-    guide: Guide = None,
-    steps: Steps = None,
-    seed: Seed = 0,
-    device: Device = None,
-    quick: Quick = False,
-    resume: Resume = False,
-) -> None:
+@_with_options
+def fit(name: str, out: Path, options: RunOptions) -> None:
     """The fit alone: checkpoint and posterior.nc, no checks."""
     from .run import fit_only
 
-    fit_only(name, out, _options(guide, steps, seed, device, quick, resume))
+    fit_only(name, out, options)
     print(f"not checked yet: physzoo check {out}")
-
-
-def _options(guide: str | None, steps: int | None, seed: int, device: str | None, quick: bool, resume: bool) -> Any:
-    from .task import RunOptions
-
-    # bars are for people; a log gets one line a step
-    return RunOptions(guide, steps, seed, device, quick, resume, progress=sys.stderr.isatty())
 
 
 @app.command()
@@ -247,6 +251,9 @@ def _draws(path: Path, argument: str) -> Any:
     if "posterior" not in tree.children:
         raise wrong
     return tree
+
+
+app.command()(data)
 
 
 def certificates() -> dict[str, dict[str, Any]]:

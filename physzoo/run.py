@@ -25,8 +25,9 @@ from .inference.calibrate import calibrate
 from .inference.calibration import Calibration
 from .inference.checkpoint import load
 from .inference.compare import Comparison, compare
-from .inference.data import Simulator, Source
+from .inference.data import DataSets, Simulator, Source
 from .inference.fit import Fit, fit
+from .inference.grey_box import GreyBoxELBO
 from .inference.laplace import laplace
 from .inference.latents import Latents, unobserved
 from .inference.objectives import ELBO, ForwardKL, Mixture, Objective
@@ -36,7 +37,6 @@ from .inference.posterior_sbc import posterior_sbc
 from .inference.reference import Reference, summarise
 from .inference.reference_hmc import hmc
 from .inference.reference_nuts import nuts
-from .models.registry import Recipe
 from .task import Budget, RunOptions, Task, animal_named, build_task, settings_of
 
 if TYPE_CHECKING:
@@ -131,14 +131,17 @@ def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tup
     with clock("guide") as note:
         task = build_task(animal, options, whitening, 2048)
         count = sum(p.numel() for p in task.guide.parameters())
-        note(f"{task.recipe.family}, {count} parameters for {task.guide.sites.size} unknowns")
+        unknowns = sum(math.prod(shape) for shape in task.shapes.values())
+        note(f"{task.recipe.family}, {count} parameters for {unknowns} unknowns")
     return folder, task, whitening
 
 
 def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTree]:
     options, recipe = task.options, task.recipe
     source: Source = task.data
-    if task.amortised:
+    if task.splits is not None:
+        source = DataSets(task.splits.train.data, recipe.batch_size)
+    elif task.amortised:
         source = Simulator(recipe.batch_size, given=unobserved(task.model, task.data))
     settings = FitOptions(
         steps=recipe.steps,
@@ -151,7 +154,7 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         progress=options.progress,
     )
     with clock("fit") as note:
-        fitted = fit(task.model, task.guide, source, objective_of(recipe), settings)
+        fitted = fit(task.model, task.guide, source, objective_of(task), settings)
         task.model.to("cpu")
         task.guide.to("cpu")
         last = [loss for loss in fitted.losses[-50:] if math.isfinite(loss)]
@@ -168,8 +171,11 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
     return fitted, tree
 
 
-def objective_of(recipe: Recipe) -> Objective:
+def objective_of(task: Task) -> Objective:
     """Return what the fit minimises; one data set is always fitted by the ELBO, from its Laplace start."""
+    recipe = task.recipe
+    if task.animal.training is not None:
+        return GreyBoxELBO(**task.animal.training.objective)
     if recipe.encoder is None or recipe.objective == "elbo":
         return ELBO(recipe.particles)
     if recipe.objective == "forward_kl":

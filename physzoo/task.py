@@ -11,13 +11,17 @@ import torch
 
 from .folder import CHECKPOINT, BadInput, Folder
 from .guides.amortize import AmortizedGuide, amortize
+from .guides.cleansing import CleansingGuide, cleansing_guide
 from .guides.families import FAMILIES
 from .guides.sites import observed_sites, prototype, seeded
 from .guides.unconstrained import Whitening
 from .inference.checkpoint import CheckpointError, load
 from .inference.latents import Latents
 from .labels import layout
+from .models.datasets.splits import Splits
 from .models.registry import Animal, Recipe, get
+
+DATA_SEED = 0  # of generated training data: the same for every run, so that runs differ in their fit alone
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class Budget:
     warmup: int = 100
     datasets: int = 512
     refits: int = 128
-    nuts_draws: int = 100
-    nuts_warmup: int = 60
+    nuts_draws: int = 60
+    nuts_warmup: int = 40
 
     @classmethod
     def of(cls, quick: bool) -> Budget:
@@ -96,6 +100,7 @@ class Task:
         model: the Pyro model.
         data: the observed data set.
         guide: the guide, changed in place by the fit.
+        splits: the data sets that a model with learnt parts is trained and tested on; ``None`` for any other.
     """
 
     animal: Animal
@@ -103,7 +108,8 @@ class Task:
     options: RunOptions
     model: torch.nn.Module
     data: dict[str, Any]
-    guide: AmortizedGuide
+    guide: AmortizedGuide | CleansingGuide
+    splits: Splits | None = None
 
     @property
     def amortised(self) -> bool:
@@ -167,6 +173,18 @@ def build_task(animal: Animal, options: RunOptions, whitening: Whitening | None,
     with seeded(options.seed):
         model = animal.model()
     data = animal.data()
+    if animal.training is not None:
+        splits = animal.training.splits(DATA_SEED) if simulations else None
+        guide = cleansing_guide(
+            model,
+            data,
+            data=None if splits is None else splits.train.x,
+            physics_family=recipe.family,
+            simulations=max(simulations, 2),
+            seed=options.seed,
+            **animal.training.guide,
+        )
+        return Task(animal, recipe, options, model, data, guide, splits)
     guide = amortize(
         model,
         recipe.encoder,
@@ -209,5 +227,6 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
         raise CheckpointError(
             f"checkpoint: '{folder.file(CHECKPOINT)}' is not of {animal.name} with guide {found['guide']}"
         ) from None
-    task.guide.whiten(Whitening(task.guide.loc.clone(), task.guide.tril.clone()))
+    if isinstance(task.guide, AmortizedGuide):
+        task.guide.whiten(Whitening(task.guide.loc.clone(), task.guide.tril.clone()))
     return folder, task

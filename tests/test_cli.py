@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
 from physzoo.cli import main
 from physzoo.models import get, names
+from physzoo.models.datasets import SYSTEMS, Splits
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,16 @@ def test_a_fit_leaves_settings_checkpoint_and_posterior(fitted: Path) -> None:
         (("compare", "full", "full"), ("A", "full", "report")),
         (("compare", "file.txt", "file.txt"), ("A", "file.txt", ".nc")),
         (("dance",), ("dance",)),
+        (("data", "unicorn", "--out", "new/data.npz"), ("name", "'unicorn'", "pendulum")),
+        (("data", "pendulum"), ("--out",)),
+        (("data", "pendulum", "--out", "full"), ("--out", "full", ".npz")),
+        (("data", "pendulum", "--out", "new/data.npz", "--seed", "-1"), ("--seed", "-1")),
+        (("data", "galaxy", "--out", "new/data.npz", "--source", "none.h5"), ("--source", "none.h5", "not there")),
+        (("data", "galaxy", "--out", "new/data.npz", "--source", "file.txt"), ("--source", "file.txt", "HDF5")),
+        (("data", "locomotion", "--out", "new/data.npz", "--source", "full"), ("--source", "full", "SubjectN.mat")),
+        (("data", "locomotion", "--out", "new/data.npz", "--source", "file.txt"), ("--source", "file.txt", ".npz")),
+        (("data", "pendulum", "--out", "new/data.npz", "--source", "full"), ("--source", "full", "data_train.txt")),
+        (("data", "pendulum", "--out", "new/data.npz", "--hold-out", "speed"), ("--hold-out", "speed", "locomotion")),
     ],
 )
 def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(
@@ -189,6 +202,68 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(fitted: Path, tmp_path: 
     refused(physzoo("check", tmp_path, "--quick"), "checkpoint", "checkpoint.pt")
     assert contents(tmp_path) == before
     assert not trap.exists()
+
+
+def test_data_are_simulated_into_one_file_with_source_and_licence(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "pendulum.npz"
+    result = physzoo("data", "pendulum", "--out", target, "--seed", "3")
+    assert result.returncode == 0, result.stderr
+    splits = Splits.load(target, "pendulum")
+    for line in (
+        "train x (1000, 50, 1)",
+        "valid x (500, 50, 1)",
+        "test  x (1000, 50, 1)",
+        "omega, gamma, f, A, theta0",
+    ):
+        assert line in result.stdout
+    assert splits.source in result.stdout
+    assert splits.licence in result.stdout
+    assert splits.seed == 3
+    before = contents(tmp_path)
+    refused(physzoo("data", "pendulum", "--out", target, "--seed", "4"), "--out", "--force")
+    assert contents(tmp_path) == before
+    assert physzoo("data", "pendulum", "--out", target, "--seed", "4", "--force").returncode == 0
+    assert Splits.load(target).seed == 4
+
+
+def test_force_spares_files_that_physzoo_data_did_not_write(tmp_path: Path) -> None:
+    (tmp_path / "thesis.npz").write_text("mine")
+    before = contents(tmp_path)
+    refused(physzoo("data", "pendulum", "--out", tmp_path / "thesis.npz", "--force"), "--out", "thesis.npz")
+    assert contents(tmp_path) == before
+
+
+def test_data_are_read_from_original_files(tmp_path: Path) -> None:
+    strides = SYSTEMS["locomotion"].generate(0).train
+    covariates = {name: value.numpy() for name, value in strides.covariates.items()}
+    np.savez(tmp_path / "strides.npz", angles=strides.x.mT.numpy(), **covariates)
+    line = ("data", "locomotion", "--source", tmp_path / "strides.npz", "--out")
+    result = physzoo(*line, tmp_path / "out.npz")
+    assert result.returncode == 0, result.stderr
+    assert "Sci. Data 6:309 (2019)" in result.stdout
+    assert "check before redistributing" in result.stdout
+    assert physzoo(*line, tmp_path / "fast.npz", "--hold-out", "speed").returncode == 0
+    held = Splits.load(tmp_path / "fast.npz")
+    assert held.test is not None
+    assert float(held.test.covariates["speed"].max()) > float(held.train.covariates["speed"].max())
+    refused(physzoo(*line, tmp_path / "age.npz", "--hold-out", "age"), "--source", "'age'", "speed")
+
+
+def test_the_decals_edition_is_refused_by_its_name(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "Galaxy10.h5", "w") as file:
+        file["images"], file["ans"] = np.zeros((3, 256, 256, 3), "uint8"), np.full(3, 6, "uint8")
+    result = physzoo("data", "galaxy", "--source", tmp_path / "Galaxy10.h5", "--out", tmp_path / "out.npz")
+    refused(result, "--source", "DECaLS", "256 x 256", "SDSS")
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_run_and_fit_offer_the_same_options() -> None:
+    options = [
+        [word for word in physzoo(command, "--help").stdout.split() if word.startswith("--")]
+        for command in ("run", "fit")
+    ]
+    assert options[0] == options[1]
+    assert {"--out", "--guide", "--steps", "--seed", "--device", "--quick", "--resume"} <= set(options[0])
 
 
 def test_compare_with_itself_finds_nothing(fitted: Path) -> None:

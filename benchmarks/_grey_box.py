@@ -1,0 +1,299 @@
+"""What the benchmarks of the grey-box systems share: train and evaluate one row, resume it, put published numbers beside it.
+
+A row is a model with its options and how it is trained; it runs once for each seed, in this process. A run leaves
+runs/SYSTEM/ROW-SEED.json (numbers) and .pt (checkpoint); a second call reads the first and resumes the second. Both belong
+to the options in the JSON: with others, the run starts anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from _store import store, table_text
+from torch import Tensor, nn
+
+from physzoo.guides.cleansing import cleansing_guide
+from physzoo.inference.checkpoint import CheckpointError, load
+from physzoo.inference.data import DataSets
+from physzoo.inference.fit import fit
+from physzoo.inference.grey_box import GreyBoxELBO
+from physzoo.inference.objectives import ELBO, Objective
+from physzoo.inference.reconstruction import Evaluation, evaluate
+from physzoo.models.baselines import BlackBox, NeuralODE, black_box_guide
+from physzoo.models.datasets.splits import Split, Splits
+
+RUNS = Path(__file__).parents[1] / "runs"
+REGULARISERS = ("predictive", "cleansing", "sleep", "whole_sleep")
+EVERY = 500  # steps between checkpoints
+
+Numbers = dict[str, float]
+Extra = Callable[[Any, Any, Split], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table.
+
+    Attributes:
+        name: what it is called, e.g. "grey box".
+        model: builds the model from ``options``; a GreyBox, or one of models/baselines.py.
+        options: JSON-able options of the model.
+        training: {"guide": {...}, "objective": {...}, "steps": .., "learning_rate": .., "batch_size": ..} and further
+            options of ``fit``; a dataclass with these fields does too. A "evaluate_every" makes the validation split choose
+            the best state.
+        published: metric -> published number, metrics as in ``Evaluation.flat``.
+    """
+
+    name: str
+    model: Callable[..., nn.Module]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    training: Any = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the training as a dict of its own."""
+        return dict(vars(self.training) if is_dataclass(self.training) else self.training)
+
+    def trained(self, **changes: Any) -> Row:
+        """Return the row with other entries in its training."""
+        return replace(self, training={**self.settings(), **changes})
+
+
+def arguments(system: str, text: str | None) -> argparse.Namespace:
+    """Read the command line that all systems share: seeds, quick, ablate, only."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
+    parser.add_argument("--quick", action="store_true", help="20 steps on 64 data sets: does it run? Nothing is stored")
+    parser.add_argument("--ablate", action="store_true", help="each regulariser off in turn, instead of the baselines")
+    parser.add_argument("--only", nargs="+", help="rows to run, by name; what is stored holds these alone")
+    parser.add_argument("--runs", type=Path, default=RUNS / system, help="folder of checkpoints and numbers")
+    torch.set_num_threads(1)
+    return parser.parse_args()
+
+
+def ablations(row: Row) -> list[Row]:
+    """Return the row, the row with each of its regularisers off in turn, and with all of them off."""
+    objective = dict(row.settings().get("objective", {}))
+    used = [name for name in REGULARISERS if objective.get(name)]
+    rows = [row]
+    for name in used:
+        rows.append(replace(row.trained(objective={**objective, name: 0.0}), name=f"without {name}", published={}))
+    none = {**objective, **dict.fromkeys(used, 0.0)}
+    return [*rows, replace(row.trained(objective=none), name="without regularisers", published={})]
+
+
+def build(row: Row, split: Split, seed: int) -> tuple[nn.Module, Any, Objective]:
+    """Return the model, its guide and the objective of a row, before training."""
+    settings = row.settings()
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = row.model(**row.options).to(split.x.dtype)
+    black = isinstance(model, BlackBox | NeuralODE)
+    make: Any = black_box_guide if black else cleansing_guide
+    guide = make(model, {"x": split.x[0]}, data=split.x, seed=seed, **settings.get("guide", {}))
+    particles = settings.get("objective", {}).get("particles", 1)
+    return model, guide, ELBO(particles) if black else GreyBoxELBO(**settings.get("objective", {}))
+
+
+def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module, Any, float]:
+    """Train a row from where its checkpoint stands; return model, guide and the CPU seconds of all calls together."""
+    settings, path = row.settings(), _path(folder, row, seed, ".pt")
+    model, guide, objective = build(row, splits.train, seed)
+    batch = min(settings.pop("batch_size", len(splits.train)), len(splits.train))
+    for name in ("guide", "objective"):
+        settings.pop(name, None)
+    if "evaluate_every" in settings:
+        settings["held_out"] = DataSets(splits.valid.data)
+    folder.mkdir(parents=True, exist_ok=True)
+    clock = _Clock(objective, path)
+    options = {"progress": False, "max_skipped": 10, "warmup": 0.02, "seed": seed, **settings}
+    fit(
+        model, guide, DataSets(splits.train.data, batch_size=batch), clock,
+        checkpoint=path, checkpoint_every=EVERY, resume=path.exists(), **options,
+    )  # fmt: skip
+    return model, guide, clock.stop()
+
+
+def run(row: Row, splits: Splits, seed: int, folder: Path, extra: Extra | None = None, **how: Any) -> Numbers:
+    """Train and evaluate one row with one seed on the test split; numbers on file are read instead.
+
+    Args:
+        extra: (model, guide, test split) -> more numbers, e.g. counterfactual errors.
+        **how: options of ``evaluate``.
+    """
+    path, mark = _path(folder, row, seed, ".json"), _mark(row, splits, seed)
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["mark"] == mark and "numbers" in stored:
+            return stored["numbers"]
+        if stored["mark"] != mark:
+            _path(folder, row, seed, ".pt").unlink(missing_ok=True)
+    else:
+        _path(folder, row, seed, ".pt").unlink(missing_ok=True)
+    _write(path, {"mark": mark})
+    model, guide, seconds = train(row, splits, seed, folder)
+    test = _test(splits)
+    found = evaluate(model, guide, test.data, truths=test.truths, seed=seed, **how)
+    numbers = {**found.flat(), "cpu_seconds": seconds}
+    if hasattr(model, "sd"):
+        numbers["noise_sd"] = float(model.sd)  # pyright: ignore[reportArgumentType]
+    if extra is not None:
+        numbers |= extra(model, guide, test)
+    _write(path, {"mark": mark, "numbers": numbers})
+    print(f"{row.name}, seed {seed}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()), flush=True)
+    return numbers
+
+
+def closed_form(name: str, found: Evaluation, seconds: float, published: Mapping[str, float] | None = None) -> Any:
+    """Return a line of the table for what has no seed: the training mean, PCA."""
+    return summary(name, [{**found.flat(), "cpu_seconds": seconds}], published)
+
+
+def summary(name: str, runs: Sequence[Mapping[str, float]], published: Mapping[str, float] | None = None) -> Any:
+    """Return one line: for each metric the mean over seeds, "_sd" of the seeds (two or more), "_published" beside it."""
+    line: dict[str, Any] = {"row": name, "seeds": len(runs)}
+    for metric in dict.fromkeys(key for numbers in runs for key in numbers):
+        values = [numbers[metric] for numbers in runs if metric in numbers]
+        line[metric] = statistics.fmean(values)
+        if len(values) > 1:
+            line[f"{metric}_sd"] = statistics.stdev(values)
+        if metric in (published or {}):
+            line[f"{metric}_published"] = (published or {})[metric]
+    for metric, value in (published or {}).items():
+        line.setdefault(f"{metric}_published", value)
+    return line
+
+
+def table(
+    tables: str | Mapping[str, Sequence[str]],
+    rows: Sequence[Row],
+    splits: Splits,
+    given: argparse.Namespace,
+    *,
+    extra: Extra | None = None,
+    closed: Sequence[Mapping[str, Any]] = (),
+    **facts: Any,
+) -> None:
+    """Run all rows with all seeds, print and store the tables; with ``given.quick`` a small trial that stores nothing.
+
+    Args:
+        tables: name of each stored table -> its metrics; the first also holds every number of every line, as "everything".
+            A name alone is one wide table of all metrics.
+        given: from ``arguments``.
+        closed: lines of ``closed_form``, put last.
+        **facts: what else the claim needs, above all ``source``, where the published numbers are from.
+
+    Raises:
+        ValueError: ``--only`` names no row.
+    """
+    rows = [row for row in rows if given.only is None or row.name in given.only]
+    if not rows:
+        raise ValueError(f"only: got {given.only}, expected names of rows")
+    folder, seeds = given.runs, given.seeds
+    if given.quick:
+        rows, splits = [row.trained(**_short(row)) for row in rows], small(splits)
+        folder, seeds = given.runs / "quick", given.seeds[:1]
+    lines = [
+        summary(row.name, [run(row, splits, seed, folder, extra) for seed in seeds], row.published) for row in rows
+    ]
+    lines += [dict(line) for line in closed]
+    facts |= {"seeds": list(seeds), "sizes": {name: len(split) for name, split in _parts(splits).items()}}
+    if isinstance(tables, str):
+        tables = {tables: [key for key in dict.fromkeys(key for line in lines for key in line) if key != "row"]}
+    for name, metrics in tables.items():
+        shown = [line for line in (_columns(line, metrics) for line in lines) if len(line) > 1]
+        if given.quick:
+            print(table_text(shown))
+        else:
+            store(name, shown, **facts, **({"everything": lines} if name == next(iter(tables)) else {}))
+
+
+def _columns(line: Mapping[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
+    wanted = [f"{metric}{suffix}" for metric in metrics for suffix in ("", "_sd", "_published")]
+    return {"row": line["row"], **{name: line[name] for name in wanted if name in line}}
+
+
+def small(splits: Splits, sets: int = 64) -> Splits:
+    """Return the first data sets of each split."""
+    parts = {name: split.rows(torch.arange(min(sets, len(split)))) for name, split in _parts(splits).items()}
+    return replace(splits, **parts)
+
+
+def _short(row: Row) -> dict[str, Any]:
+    settings = row.settings()
+    guide = {"simulations": 256, **settings.get("guide", {})}
+    return {"steps": 20, "batch_size": 32, "guide": guide}
+
+
+class _Clock:
+    """An objective that also keeps the CPU seconds of the training, over resumed calls, beside the checkpoint."""
+
+    def __init__(self, objective: Objective, checkpoint: Path) -> None:
+        self.objective, self.path = objective, checkpoint.with_suffix(".seconds.json")
+        self.particles: int = getattr(objective, "particles", 1)
+        self.step, self.before = 0, 0.0
+        if checkpoint.exists():
+            try:
+                self.step = int(load(checkpoint)["step"])
+            except CheckpointError:
+                checkpoint.unlink()
+        known = json.loads(self.path.read_text(encoding="utf-8")) if self.step and self.path.exists() else {}
+        self.known = {int(step): seconds for step, seconds in known.items() if int(step) <= self.step}
+        self.before = max(self.known.values(), default=0.0)
+        self.started = time.process_time()
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Any) -> Tensor:
+        if torch.is_grad_enabled():  # else an evaluation on held-out data, which is no step
+            if self.step % EVERY == 0:
+                self.stop()
+            self.step += 1
+        return self.objective(model, guide, batch)
+
+    def stop(self) -> float:
+        """Note and return the CPU seconds up to now."""
+        seconds = self.before + time.process_time() - self.started
+        self.known[self.step] = seconds
+        _write(self.path, self.known)
+        return seconds
+
+
+def _path(folder: Path, row: Row, seed: int, suffix: str) -> Path:
+    stem = "".join(c if c.isalnum() else "_" for c in row.name)
+    return folder / f"{stem}-{seed}{suffix}"
+
+
+def _mark(row: Row, splits: Splits, seed: int) -> str:
+    """What the numbers depend on, as far as it can be seen: options, training, data."""
+    x = splits.train.x
+    seen = [row.model.__qualname__, row.options, row.settings(), seed, tuple(x.shape), float(x.double().square().sum())]
+    return hashlib.sha256(json.dumps(seen, default=str, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write(path: Path, content: Mapping[Any, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    plain = {
+        k: {n: v for n, v in value.items() if math.isfinite(v)} if isinstance(value, Mapping) else value
+        for k, value in content.items()
+    }
+    beside.write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    beside.replace(path)
+
+
+def _parts(splits: Splits) -> dict[str, Split]:
+    parts = {"train": splits.train, "valid": splits.valid, "test": splits.test}
+    return {name: split for name, split in parts.items() if split is not None}
+
+
+def _test(splits: Splits) -> Split:
+    return splits.valid if splits.test is None else splits.test

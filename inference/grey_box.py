@@ -1,0 +1,111 @@
+"""The objective of grey-box models: the ELBO and regularisers that keep the physics in charge of what it can explain.
+
+    loss = -ELBO + a R_predictive + b R_cleansing + c R_sleep + d R_whole_sleep
+
+    R_predictive    (|PA - P|^2 + |PB - P|^2 + |PAB - PA|^2 + |PAB - PB|^2) / (4 s^2): what the learnt parts add, in
+                    units of the noise variance; the posterior predictive check of the paper
+    R_cleansing     |h(x, z_A) - stopgrad x_P|^2 / s^2: cleansed data look like the physics
+    R_sleep         -log q(z* | x*), x* = physics(z*) + noise, z* ~ prior: the physics guide learns location and width
+                    from simulations of the physics alone
+    R_whole_sleep   -log q(z* | x*) with z* and x* from the whole model
+
+Squared distances are sums over the data of one data set (so R_predictive and R_cleansing count like the squared errors in
+the ELBO), and all terms are means over data sets: weights are pure numbers, and 0 leaves a term out.
+
+Source: Takeishi & Kalousis, arXiv:2102.13156, sections 3.2 and 3.3, whose R_DA2 is |z* - mean of q|^2; here it is the log
+density, which trains the width as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..guides.nodes import nodes
+from ..guides.require import real, whole
+from ..guides.sites import simulate
+from .densities import paired_traces, site_log_probs, total
+from .objectives import Batch
+
+
+@dataclass(frozen=True)
+class GreyBoxELBO:
+    """Negative ELBO plus regularisers, of a ``GreyBox`` model and a ``CleansingGuide``.
+
+    Args:
+        particles: draws a data set and step.
+        predictive, cleansing, sleep, whole_sleep: weights, pure numbers; 0 switches a term off.
+        sleepers: simulated data sets a step for the sleep terms; as many as the batch has by default.
+
+    Raises:
+        ValueError: a negative weight.
+        TypeError: the model or the guide lacks what a term needs.
+    """
+
+    particles: int = 1
+    predictive: float = 0.0
+    cleansing: float = 0.0
+    sleep: float = 0.0
+    whole_sleep: float = 0.0
+    sleepers: int | None = None
+
+    def __post_init__(self) -> None:
+        whole("particles", self.particles, 1)
+        if self.sleepers is not None:
+            whole("sleepers", self.sleepers, 1)
+        for name in ("predictive", "cleansing", "sleep", "whole_sleep"):
+            if getattr(self, name) != 0:
+                real(name, getattr(self, name), 0.0, math.inf, "a weight of at least 0")
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the loss, a mean over data sets."""
+        return sum(self.terms(model, guide, batch).values(), start=0.0)  # type: ignore[return-value]
+
+    def terms(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> dict[str, Tensor]:
+        """Return the weighted terms by name."""
+        module, family = (getattr(part, "__self__", part) for part in (model, guide))
+        for name, part, needed in (("model", module, "physics_alone"), ("guide", family, "cleansed")):
+            if not hasattr(part, needed):
+                raise TypeError(f"{name}: got {type(part).__name__} without '{needed}', expected a grey-box {name}")
+        size = None if self.particles == 1 else self.particles
+        model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
+        log_p = total(site_log_probs(model_trace, batch.nesting))
+        log_q = total(site_log_probs(guide_trace, batch.nesting))
+        terms = {"elbo": (log_q - log_p).mean()}
+        decoded = nodes(model_trace)["_RETURN"]["value"]
+        variance, dims = module.sd.square(), tuple(range(-module.event_dim, 0))
+
+        def misfit(a: Tensor, b: Tensor) -> Tensor:
+            return (a - b).square().sum(dims).mean() / variance
+
+        if self.predictive:
+            pairs = (
+                (decoded.without_correction, decoded.physics),
+                (decoded.without_dynamics, decoded.physics),
+                (decoded.full, decoded.without_correction),
+                (decoded.full, decoded.without_dynamics),
+            )
+            apart = [misfit(a, b) for a, b in pairs if a is not b]
+            if apart:
+                terms["predictive"] = 0.25 * self.predictive * sum(apart[1:], start=apart[0])
+        if self.cleansing:
+            cleansed = nodes(guide_trace)["_RETURN"]["value"]["cleansed"]
+            terms["cleansing"] = self.cleansing * misfit(cleansed, decoded.physics.detach())
+        count = self.sleepers or batch.datasets or 1
+        if self.sleep:
+            drawn = simulate(module.physics_alone, count, nesting=0)
+            terms["sleep"] = -self.sleep * family.physics.log_prob(drawn, {"x": drawn["x"]}).mean()
+        if self.whole_sleep:
+            drawn = simulate(module, count, nesting=0)
+            data = {"x": drawn["x"]}
+            if batch.data.get("mask") is not None:
+                masks = batch.data["mask"].expand(batch.data["x"].shape)
+                masks = masks if batch.datasets is not None else masks.unsqueeze(0)
+                data["mask"] = masks[torch.arange(count) % len(masks)]
+            terms["whole_sleep"] = -self.whole_sleep * family.log_prob(drawn, data).mean()
+        return terms

@@ -1,0 +1,109 @@
+"""Trained models: tensors as safetensors, and beside them JSON that says how they came about.
+
+    models/data/weights/NAME.safetensors    "model/..." and "guide/...", float32
+    models/data/weights/NAME.json           command, seed, versions, recipe, metrics
+
+Nothing is pickled. ``load`` rebuilds model and guide from the animal's own recipe and fills them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .folder import plain
+from .task import RunOptions, Task, animal_named, build_task
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained animal.
+
+    Attributes:
+        name: the animal.
+        model, guide: ready to use, in float32.
+        facts: command, seed, versions, recipe and metrics of the training.
+    """
+
+    name: str
+    model: Any
+    guide: Any
+    facts: Mapping[str, Any]
+
+
+def available() -> tuple[str, ...]:
+    """Return the names of the animals whose weights come with the package."""
+    return tuple(sorted(path.stem for path in _folder().glob("*.safetensors")))
+
+
+def load(name: str, path: str | Path | None = None) -> Trained:
+    """Return a trained model with its guide.
+
+    Args:
+        name: an animal of the zoo.
+        path: a .safetensors file written by ``save``; by default the one that comes with the package.
+
+    Raises:
+        ValueError: no weights of that name, or a file that is not of this animal.
+
+    Example:
+        >>> trained = physzoo.load("pendulum")  # doctest: +SKIP
+        >>> draws = trained.guide.sample({"x": x}, 100)  # doctest: +SKIP
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = _folder() / f"{name}.safetensors" if path is None else Path(path)
+    if not file.is_file():
+        known = ", ".join(available()) or "none"
+        raise ValueError(f"name: got '{name}' without weights at '{file.name}', expected one of {known}")
+    task = build_task(animal_named(name), RunOptions(progress=False), None, 0)
+    try:
+        tensors = load_file(file)
+        for part, module in (("model", task.model), ("guide", task.guide)):
+            state = {key.removeprefix(f"{part}/"): v for key, v in tensors.items() if key.startswith(f"{part}/")}
+            module.load_state_dict(state)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).split("\n", 1)[0][:160]
+        raise ValueError(f"path: got '{file}', expected weights of {name} as physzoo writes them ({reason})") from None
+    beside = file.with_suffix(".json")
+    facts = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    return Trained(name, task.model.eval(), task.guide.eval(), facts)
+
+
+def save(task: Task, facts: Mapping[str, Any], folder: str | Path | None = None) -> Path:
+    """Write weights and facts of a fitted task, both to the side and renamed; return the path of the weights."""
+    from safetensors.torch import save_file
+
+    target = _folder() if folder is None else Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{part}/{key}": value.detach().to("cpu").contiguous().clone()
+        for part, module in (("model", task.model), ("guide", task.guide))
+        for key, value in module.state_dict().items()
+    }
+    tensors = {key: value.float() if value.dtype == torch.float64 else value for key, value in tensors.items()}
+    path = target / f"{task.animal.name}.safetensors"
+    for file, write in (
+        (path, lambda side: save_file(tensors, side)),
+        (path.with_suffix(".json"), lambda side: side.write_text(json.dumps(plain(facts), indent=2) + "\n")),
+    ):
+        side = file.with_name(f".{file.name}.tmp")
+        try:
+            write(side)
+            side.replace(file)
+        finally:
+            side.unlink(missing_ok=True)
+    return path
+
+
+def _folder() -> Path:
+    """Where the package's weights lie: beside the models, installed or not."""
+    from .models import registry
+
+    return Path(registry.__file__).parent / "data" / "weights"
