@@ -23,6 +23,8 @@ from .require import named, seed_number, shown, tensors, whole
 from .sites import Data, simulate
 from .unconstrained import UnconstrainedSites, Whitening
 
+FEATURE_SETS = 2048  # simulated data sets by which the features of a refinement are standardised
+
 
 class AmortizedGuide(PyroModule):
     """q(z | y): encoder, conditional family, whitening, then each site's own support.
@@ -307,7 +309,13 @@ def _standardise(
     if guide.refinement is not None:
         shared = {n: v.expand(simulations, *v.shape) if isinstance(v, Tensor) else v for n, v in given.items()}
         whitened = (guide.sites.flatten(draws)[0].to(guide.loc.dtype) - guide.loc) / guide.tril.diagonal()
-        guide.refinement.regress(guide.inputs({**shared, **draws}), whitened)
+        inputs = guide.inputs({**shared, **draws})
+        guide.refinement.regress(inputs, whitened)
+        few = {n: v[:FEATURE_SETS] if isinstance(v, Tensor) else v for n, v in {**shared, **draws}.items()}
+        few = {name: value for name, value in few.items() if name in guide._ndim}
+        guide.refinement.standardise(
+            guide.refinement(inputs[:FEATURE_SETS], few, guide._ndim, guide._unwhiten).features.flatten(0, -2)
+        )
 
 
 def _repeat(value: Any) -> Any:

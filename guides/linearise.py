@@ -33,6 +33,10 @@ class Linearised:
     residual: Tensor
     cost: Tensor
 
+    def rows(self, index: Tensor | slice) -> Linearised:
+        """Return the data sets with these numbers."""
+        return Linearised(self.jacobian[index], self.residual[index], self.cost[index])
+
 
 def linearise(
     model: Callable[..., Any], values: Callable[[Tensor], Data], w: Tensor, data: Data, directions: Tensor | None = None

@@ -27,6 +27,8 @@ FEATURES = 256
 START = 4.0  # prior standard deviations within which the first estimate is kept
 RADIUS = 3.0  # prior standard deviations that one step may move
 MISFIT = 3.0  # mean square of the residuals from which on the approximation is widened: it has not arrived
+FURTHER = 8  # more steps for the data sets that have not arrived
+ARRIVED = 0.3  # posterior standard deviations: a shorter step is the last one
 PAIRWISE = 16  # with more unknowns, the off-diagonal entries of the precision's factor are no features
 SEEN = 128  # with more residuals, they are no features
 
@@ -74,7 +76,8 @@ class GaussNewton(nn.Module):
         (I + J'J) d = J'r - w,                  r, J: residual and Jacobian of the model's likelihood at w
         q(w | y) around N(w + d, (I + J'J)^-1)  the prior being N(0, I) in whitened coordinates, to its moments
 
-    Steps that do not lower the cost are taken back and damped (Levenberg-Marquardt). Where the residuals at the end are still
+    Steps that do not lower the cost are taken back and damped (Levenberg-Marquardt). After K evaluations the data sets whose
+    last step was long go on alone, up to ``FURTHER`` steps more. Where the residuals at the end are still
     far above the noise, the steps have not arrived, and J'J is divided by their mean square over ``MISFIT``. A data set on
     which the model fails or has no finite value keeps its prior, and its neighbours do not notice. Nothing of this is
     learnt, and no gradient passes through the model; what is learnt is how the context follows from the encoder and from
@@ -87,7 +90,7 @@ class GaussNewton(nn.Module):
         sites: its latent sites.
         encoder: gives the inputs f and the width of the context.
         example: the arguments of one data set.
-        steps: evaluations of the model and its Jacobian, K: at w_0 and after each of K - 1 steps; one of the model follows.
+        steps: evaluations of the model and its Jacobian for all data sets, K: at w_0 and after each of K - 1 steps.
 
     Raises:
         ValueError: ``steps`` is not positive; the likelihood is of a kind, or the model uses an operation, that cannot be
@@ -98,6 +101,8 @@ class GaussNewton(nn.Module):
     offsets: Tensor
     weights: Tensor
     below: Tensor
+    centre: Tensor
+    spread: Tensor
 
     def __init__(
         self, model: Callable[..., Any], sites: UnconstrainedSites, encoder: Encoder, example: Data, steps: int
@@ -118,7 +123,10 @@ class GaussNewton(nn.Module):
         pairs = size * (size - 1) // 2 if self.pairs else 0
         self.residuals = n = at.residual.shape[-1]
         self.seen = n <= SEEN
-        self.head = mlp([encoder.width + 3 * size + pairs + (n if self.seen else 0), 128, encoder.width])
+        count = 3 * size + pairs + (n if self.seen else 0)
+        self.head = mlp([encoder.width + count, 128, encoder.width])
+        self.register_buffer("centre", torch.zeros(count))
+        self.register_buffer("spread", torch.ones(count))
 
     def _values(self, unwhiten: Callable[[Tensor], Tensor], data: Data) -> Callable[[Tensor], dict[str, Tensor]]:
         floats = (v.dtype for v in data.values() if isinstance(v, Tensor) and v.is_floating_point())
@@ -133,6 +141,11 @@ class GaussNewton(nn.Module):
         gram = f.mT @ f
         ridge = 1e-6 * len(f) * torch.eye(len(gram), dtype=f.dtype, device=f.device)
         self.weights.copy_(torch.linalg.solve(gram + ridge, f.mT @ w))
+
+    def standardise(self, features: Tensor) -> None:
+        """Take mean and sd of the features (N, F) of simulated data sets."""
+        self.centre.copy_(features.mean(0))
+        self.spread.copy_(features.std(0).clamp_min(1e-6))
 
     def _basis(self, inputs: Tensor) -> Tensor:
         hidden = nn.functional.silu(inputs @ self.directions * 3.0 + self.offsets)
@@ -152,18 +165,25 @@ class GaussNewton(nn.Module):
         best = _attempt(self._model[0], values, w, data, batched, self.residuals)
         cost = best.cost + 0.5 * w.square().sum(-1)
         damping = torch.zeros_like(cost)
-        for _ in range(self.steps - 1):
-            trial = w + _step(best, w, damping)[0]
-            found = _attempt(self._model[0], values, trial, data, batched, self.residuals)
+        moved = torch.full_like(cost, torch.inf)  # by the last step, in posterior standard deviations
+        for k in range(self.steps - 1 + FURTHER):
+            rows = slice(None) if k < self.steps - 1 else (moved > ARRIVED).nonzero().squeeze(-1)
+            if isinstance(rows, Tensor) and not len(rows):
+                break
+            here, at = best.rows(rows), w[rows]
+            step, factor = _step(here, at, damping[rows])
+            trial, own = at + step, _rows(data, batched, rows)
+            found = _attempt(self._model[0], values, trial, own, batched, self.residuals)
             new = found.cost + 0.5 * trial.square().sum(-1)
-            better = new < cost
-            damping = torch.where(better, 0.2 * damping, 5.0 * damping + 0.3)
-            best = Linearised(
-                torch.where(better[:, None, None], found.jacobian, best.jacobian),
-                torch.where(better[:, None], found.residual, best.residual),
-                torch.where(better, found.cost, best.cost),
-            )
-            w, cost = torch.where(better[:, None], trial, w), torch.where(better, new, cost)
+            better = new < cost[rows]
+            damping[rows] = torch.where(better, 0.2 * damping[rows], 5.0 * damping[rows] + 0.3)
+            length = (factor.mT @ step.unsqueeze(-1)).squeeze(-1).square().sum(-1).sqrt()
+            moved[rows] = torch.where(better | (length < ARRIVED), length, torch.inf)
+            best.jacobian[rows] = torch.where(better[:, None, None], found.jacobian, here.jacobian)
+            best.residual[rows] = torch.where(better[:, None], found.residual, here.residual)
+            best.cost[rows] = torch.where(better, found.cost, here.cost)
+            w[rows] = torch.where(better[:, None], trial, at)
+            cost[rows] = torch.where(better, new, cost[rows])
         w = torch.where(torch.isfinite(cost)[:, None], w, 0.0)
         loc = w + _step(best, w, torch.zeros_like(cost))[0]
         one = torch.ones(1, self.sites.size, dtype=w.dtype, device=w.device)
@@ -181,7 +201,7 @@ class GaussNewton(nn.Module):
             features.append(below.clamp(-FARTHEST, FARTHEST))
         if self.seen:
             features.append(residual.sign() * residual.abs().log1p())
-        context = torch.cat(features, -1)
+        context = ((torch.cat(features, -1) - self.centre) / self.spread).clamp(-FARTHEST, FARTHEST)
         return Refined(loc.reshape(*outer, -1), factor.reshape(*outer, *factor.shape[1:]), context.reshape(*outer, -1))
 
 
@@ -205,9 +225,12 @@ def _attempt(
             return Linearised(nothing.unsqueeze(-1).expand(-1, -1, count), nothing, w.new_full((1,), torch.inf))
     found = []
     for part in (slice(0, sets // 2), slice(sets // 2, sets)):
-        own = {name: value[part] if name in batched else value for name, value in data.items()}
-        found.append(_attempt(model, values, w[part], own, batched, residuals, directions))
+        found.append(_attempt(model, values, w[part], _rows(data, batched, part), batched, residuals, directions))
     return Linearised(*(torch.cat([getattr(x, name) for x in found]) for name in ("jacobian", "residual", "cost")))
+
+
+def _rows(data: dict[str, Any], batched: frozenset[str], rows: Any) -> dict[str, Any]:
+    return {name: value[rows] if name in batched else value for name, value in data.items()}
 
 
 def _tempered(at: Linearised, variance: Tensor) -> Linearised:

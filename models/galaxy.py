@@ -1,7 +1,7 @@
 """Images of disk galaxies: the physics knows an exponential disk, and a U-Net learns what else a telescope sees.
 
-    disk(x, y) = I0 exp(-r),    r^2 = (x_rot / A)^2 + (y_rot / (A (1 - e)))^2    on [-1, 1]^2, the same in all channels
-    image      = disk + U(disk, z_A) + noise
+    disk(x, y) = I0 exp(-r),    r^2 = (x_rot / A)^2 + (y_rot / (A (1 - e)))^2    on [-1, 1]^2
+    image_k    = colour_k disk + U_k(colour disk, z_A) + noise
 
     I0        ~ Uniform(0.5, 1)       brightness in the middle
     A         ~ Uniform(0.05, 0.5)    scale length, half the image is 1
@@ -14,8 +14,8 @@ The unknown is therefore a vector of free length that points at twice the angle:
 continuous, and the length, of which the data say nothing, stays close to 1 by its prior, so that the posterior of v is
 close to normal.
 
-The brightness of a galaxy and its colour are only known together. What separates them is that colours are alike from
-galaxy to galaxy: one overall factor is fixed by the range of I0, which is the unit of brightness.
+The brightness of a galaxy and its colour are only known together. The mean colour of the sample is therefore given, as a
+telescope's zero points are, and z_A describes how one galaxy departs from it.
 
 Source of the disk and of the idea: Takeishi & Kalousis, arXiv:2102.13156, section 4.3; network, code and priors by physzoo.
 """
@@ -23,7 +23,7 @@ Source of the disk and of the idea: Takeishi & Kalousis, arXiv:2102.13156, secti
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..physics.grey_box import Decoded
-from .datasets.galaxy import disk, symmetry
+from .datasets.galaxy import MEAN_COLOUR, disk, symmetry
 from .grey_box import GreyBox, Noise
 from .image_networks import ImageCleansing, ImageEncoder, UNet
 
@@ -84,19 +84,34 @@ class Galaxy(GreyBox):
 
     Args:
         size: pixels on a side.
-        channels: of the image.
+        colour: mean colour of the sample, one positive number for each channel.
         code: length of z_A; 0 leaves the learnt part out.
         features: channels of the U-Net at full resolution.
         noise: "learnt", "fixed" or "inferred".
+
+    Raises:
+        ValueError: a colour that is not positive, or a size of no pixel.
     """
 
     width: Tensor
+    colour: Tensor
 
     def __init__(
-        self, size: int = 32, channels: int = 3, code: int = 16, features: int = 8, noise: Noise = "learnt"
+        self,
+        size: int = 32,
+        colour: Sequence[float] = MEAN_COLOUR,
+        code: int = 16,
+        features: int = 8,
+        noise: Noise = "learnt",
     ) -> None:
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"size: got {size!r}, expected a positive number of pixels")
+        if not colour or not all(0 < value < math.inf for value in colour):
+            raise ValueError(f"colour: got {tuple(colour)}, expected a positive number for each channel")
+        channels = len(colour)
         super().__init__({"z_A": code} if code else {}, scale=0.05, noise=noise, event_dim=3)
-        self.size, self.channels = size, channels
+        self.size = size
+        self.register_buffer("colour", torch.tensor([float(value) for value in colour])[:, None, None])
         self.correction_net = UNet(channels, channels, code, (size, size), features) if code else None
         self.register_buffer("width", torch.tensor(0.1))
 
@@ -109,7 +124,7 @@ class Galaxy(GreyBox):
     def physics(self, z: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """Return the image of the disk, (..., channels, size, size)."""
         image = disk({**{name: z[name] for name in RANGES}, "angle": angle(z["direction"])}, self.size)
-        return image.unsqueeze(-3).expand(*image.shape[:-2], self.channels, -1, -1)
+        return self.colour * image.unsqueeze(-3)
 
     def decode(self, z: Mapping[str, Tensor], times: Tensor | None = None) -> Decoded:
         """Return the four outputs, (..., channels, size, size) each; there are no dynamics."""
@@ -163,7 +178,7 @@ class WithAngle:
 
 TRAINING: dict[str, Any] = {
     "guide": {"encoder": ImageEncoder, "physics_encoder": ImageEncoder, "cleanse": ImageCleansing},
-    "objective": {"cleansing": 0.1, "sleep": 1.0, "whole_sleep": 1.0},
+    "objective": {"predictive": 0.1, "cleansing": 0.1, "sleep": 1.0, "whole_sleep": 1.0},
     "steps": 3000,
     "learning_rate": 2e-3,
     "batch_size": 64,

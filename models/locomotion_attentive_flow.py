@@ -55,7 +55,7 @@ def guide_options(member: str = "both", physics_layers: int = 5, code_layers: in
 
 # No sleep term: a planar map has no closed inverse, so that q cannot be evaluated at given values.
 TRAINING: dict[str, Any] = {
-    "guide": {**guide_options(), "physics_steps": 500},
+    "guide": {**guide_options(), "physics_steps": 0},  # two numbers cannot fit a stride alone
     "objective": {"predictive": 0.003, "cleansing": 0.001},
     "steps": 1500,
     "learning_rate": 1e-3,

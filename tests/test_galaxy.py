@@ -35,7 +35,7 @@ def test_the_disk_is_the_same_after_half_a_turn_and_another_one_after_a_quarter(
 
 def test_the_total_flux_of_the_disk_is_two_pi_squared_scale_length_times_axis_ratio() -> None:
     z = {**disk_of(0.3), "A": torch.tensor(0.08), "e": torch.tensor(0.3)}
-    flux = float(Galaxy(size=401).physics(z)[0].sum()) * (2 / 401) ** 2
+    flux = float(Galaxy(size=401, colour=(1.0,)).physics(z).sum()) * (2 / 401) ** 2
     assert flux == pytest.approx(2 * math.pi * 0.08**2 * 0.7 * 0.8, rel=2e-3)
 
 
@@ -135,7 +135,7 @@ def test_the_eight_positions_are_different_images_of_turned_and_mirrored_disks()
 
 def test_a_guide_of_the_physics_learns_the_angle_from_simulations_alone() -> None:
     """An encoder that had to cross a seam would be off by up to pi / 4 for the angles next to it."""
-    model = Galaxy(size=12, channels=1, code=0)
+    model = Galaxy(size=12, colour=(1.0,), code=0)
     guide = amortize(model.physics_alone, ImageEncoder, "full", example={"x": torch.zeros(1, 12, 12)}, seed=0)
     optimizer = torch.optim.Adam(guide.parameters(), 3e-3)
     torch.manual_seed(0)
