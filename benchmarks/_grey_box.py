@@ -99,10 +99,11 @@ def build(row: Row, split: Split, seed: int) -> tuple[nn.Module, Any, Objective]
         torch.manual_seed(seed)
         model = row.model(**row.options).to(split.x.dtype)
     black = isinstance(model, BlackBox | NeuralODE)
-    make: Any = black_box_guide if black else cleansing_guide
+    joint = black or "make" in settings
+    make: Any = black_box_guide if black else settings.get("make", cleansing_guide)
     guide = make(model, {"x": split.x[0]}, data=split.x, seed=seed, **settings.get("guide", {}))
     particles = settings.get("objective", {}).get("particles", 1)
-    return model, guide, ELBO(particles) if black else GreyBoxELBO(**settings.get("objective", {}))
+    return model, guide, ELBO(particles) if joint else GreyBoxELBO(**settings.get("objective", {}))
 
 
 def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module, Any, float]:
@@ -110,7 +111,7 @@ def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module,
     settings, path = row.settings(), _path(folder, row, seed, ".pt")
     model, guide, objective = build(row, splits.train, seed)
     batch = min(settings.pop("batch_size", len(splits.train)), len(splits.train))
-    for name in ("guide", "objective"):
+    for name in ("make", "guide", "objective"):
         settings.pop(name, None)
     if "evaluate_every" in settings:
         settings["held_out"] = DataSets(splits.valid.data)

@@ -34,10 +34,12 @@ def linear_gaussian(rows: Rows) -> dict[str, Any]:
 
 
 def poisson1d(rows: Rows) -> dict[str, Any]:
-    row = rows[-1]
+    flows = [row for row in rows if "spline" in row["guide"]]
+    p = min(row["smallest_holm_p"] for row in flows)
     return {
-        "c2st": row["median_c2st"],
-        "calibration": f"512 data sets, smallest Holm p {row['smallest_holm_p']:.2g}; k-hat {row['median_k_hat']:.2f}",
+        "c2st": max(row["median_c2st"] for row in flows),
+        "calibration": f"worst of {len(flows)} trainings: 512 data sets, smallest Holm p {p:.2g}; "
+        f"k-hat {max(row['median_k_hat'] for row in flows):.2f}",
     }
 
 

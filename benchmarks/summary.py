@@ -24,8 +24,9 @@ def lines() -> list[str]:
         table("linear_gaussian")["rows"],
         table("poisson1d_forward")["rows"],
     )
-    spline, full = flow[-1], flow[1]
-    holm = [spline["smallest_holm_p"], *spline["smallest_holm_p_two_more_seeds"]]
+    splines, full = [row for row in flow if "spline" in row["guide"]], flow[1]
+    holm = [[row["smallest_holm_p"], *row["smallest_holm_p_two_more_seeds"]] for row in splines]
+    shown = "; ".join(", ".join(f"{p:.2g}" for p in values) for values in holm)
     darcy = table("darcy2d")["rows"][0]
     cost = {row["operation"]: row["ratio"] for row in table("fem_cost")["rows"] if row.get("ratio")}
     one, batch = cost["FEMProblem, one sample"], cost["FEMProblem, a sample of a batch of 8"]
@@ -49,16 +50,18 @@ def lines() -> list[str]:
             "linear_gaussian",
         ),
         (
-            "`poisson1d`, one amortised flow, 16 references",
-            f"median C2ST {spline['median_c2st']:.3f} (worst {spline['worst_c2st']:.2f}), sd ratios "
-            f"{spline['smallest_sd_ratio_by_unknown']:.2f} to {spline['largest_sd_ratio_by_unknown']:.2f}, "
-            f"{spline['training_cpu_seconds']:.0f} CPU s",
+            f"`poisson1d`, one amortised flow, 16 references, worst of {len(splines)} trainings",
+            f"median C2ST {max(r['median_c2st'] for r in splines):.3f} (single data set "
+            f"{max(r['worst_c2st'] for r in splines):.2f}), sd ratios "
+            f"{min(r['smallest_sd_ratio_by_unknown'] for r in splines):.2f} to "
+            f"{max(r['largest_sd_ratio_by_unknown'] for r in splines):.2f}, "
+            f"{max(r['training_cpu_seconds'] for r in splines):.0f} CPU s",
             "poisson1d_forward",
         ),
         (
-            "the same, calibration on three times 512 data sets",
-            f"smallest Holm p {', '.join(f'{p:.2g}' for p in holm)}; sd x 0.8 "
-            f"{'rejected' if spline['sd_x_0.8_rejected'] else 'not rejected'}",
+            "the same, calibration on three times 512 data sets for each training",
+            f"smallest Holm p {shown}; sd x 0.8 "
+            f"{'rejected' if all(row['sd_x_0.8_rejected'] for row in splines) else 'not always rejected'}",
             "poisson1d_forward",
         ),
         (

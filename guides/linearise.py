@@ -38,9 +38,7 @@ class Linearised:
         return Linearised(self.jacobian[index], self.residual[index], self.cost[index])
 
 
-def linearise(
-    model: Callable[..., Any], values: Callable[[Tensor], Data], w: Tensor, data: Data, directions: Tensor | None = None
-) -> Linearised:
+def linearise(model: Callable[..., Any], values: Callable[[Tensor], Data], w: Tensor, data: Data) -> Linearised:
     """Run the model once for all data sets, with one forward-mode tangent for each unknown.
 
     Sites may be Normal, MultivariateNormal or StudentT, also through a fixed bijection (LogNormal), masked or scaled; the
@@ -51,12 +49,11 @@ def linearise(
         values: w of shape (B, D) -> the latent sites' values as the model takes them.
         w: where, (B, D).
         data: the model's arguments, B data sets.
-        directions: (k, D), for the derivatives along these alone: J is (B, n, k).
 
     Raises:
         ValueError: an observed site of another kind, or an operation without forward-mode derivative.
     """
-    wanted = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device) if directions is None else directions
+    wanted = torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
 
     def run(at: Tensor) -> tuple[Any, Any]:
         latents = dict(values(at))

@@ -27,7 +27,7 @@ FEATURES = 256
 START = 4.0  # prior standard deviations within which the first estimate is kept
 RADIUS = 3.0  # prior standard deviations that one step may move
 MISFIT = 3.0  # mean square of the residuals from which on the approximation is widened: it has not arrived
-FURTHER = 8  # more steps for the data sets that have not arrived
+FURTHER = 3  # more steps for the data sets that have not arrived
 ARRIVED = 0.3  # posterior standard deviations: a shorter step is the last one
 PAIRWISE = 16  # with more unknowns, the off-diagonal entries of the precision's factor are no features
 SEEN = 128  # with more residuals, they are no features
@@ -185,15 +185,13 @@ class GaussNewton(nn.Module):
             w[rows] = torch.where(better[:, None], trial, at)
             cost[rows] = torch.where(better, new, cost[rows])
         w = torch.where(torch.isfinite(cost)[:, None], w, 0.0)
-        loc = w + _step(best, w, torch.zeros_like(cost))[0]
-        one = torch.ones(1, self.sites.size, dtype=w.dtype, device=w.device)
-        there = _attempt(self._model[0], values, loc, data, batched, self.residuals, one)
-        better = there.cost + 0.5 * loc.square().sum(-1) < cost
-        loc = torch.where(better[:, None], loc, w)
-        residual = torch.where(better[:, None], there.residual, best.residual)
+        step, factor = _step(best, w, torch.zeros_like(cost))
+        near = (factor.mT @ step.unsqueeze(-1)).squeeze(-1).square().sum(-1) < 1.0
+        step = torch.where(near[:, None], step, 0.0)  # a last step that needs no check, as it is within the posterior
+        loc = w + step
+        residual = best.residual - (best.jacobian @ step.unsqueeze(-1)).squeeze(-1)
         variance = residual.square().mean(-1) / MISFIT if self.residuals else torch.zeros_like(cost)
         _, factor = _step(_tempered(best, variance.clamp_min(1.0)), w, torch.zeros_like(cost))
-        step = loc - w
         scale = factor.diagonal(dim1=-2, dim2=-1)
         features = [loc, scale.log(), (factor.mT @ step.unsqueeze(-1)).squeeze(-1).clamp(-FARTHEST, FARTHEST)]
         if self.pairs:
@@ -212,24 +210,22 @@ def _attempt(
     data: Data,
     batched: frozenset[str],
     residuals: int,
-    directions: Tensor | None = None,
 ) -> Linearised:
     """Linearise; where the model raises for the whole batch, find the data sets that it raises for by bisection."""
     sets = len(w)
     try:
-        return linearise(model, values, w, data, directions)
+        return linearise(model, values, w, data)
     except (ArithmeticError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         if sets == 1:
-            count = w.shape[-1] if directions is None else len(directions)
             nothing = w.new_zeros(1, residuals)
-            return Linearised(nothing.unsqueeze(-1).expand(-1, -1, count), nothing, w.new_full((1,), torch.inf))
+            return Linearised(nothing.unsqueeze(-1).expand(-1, -1, w.shape[-1]), nothing, w.new_full((1,), torch.inf))
     found = []
     for part in (slice(0, sets // 2), slice(sets // 2, sets)):
-        found.append(_attempt(model, values, w[part], _rows(data, batched, part), batched, residuals, directions))
+        found.append(_attempt(model, values, w[part], _rows(data, batched, part), batched, residuals))
     return Linearised(*(torch.cat([getattr(x, name) for x in found]) for name in ("jacobian", "residual", "cost")))
 
 
-def _rows(data: dict[str, Any], batched: frozenset[str], rows: Any) -> dict[str, Any]:
+def _rows(data: Data, batched: frozenset[str], rows: Any) -> dict[str, Any]:
     return {name: value[rows] if name in batched else value for name, value in data.items()}
 
 

@@ -41,6 +41,7 @@ from ..physics.grey_box import Decoded
 from ..physics.linear_ode import Banded, LinearODE
 from .grey_box import GreyBox, Noise
 from .networks import mlp
+from .registry import Animal, Quantity, Training, register, trained_by
 
 POINTS, SPACING, STEPS, DT = 20, 0.1, 50, 0.02
 LOWEST, HIGHEST = 0.005, 0.2
@@ -213,3 +214,42 @@ CLEANSED: dict[str, Any] = {
     "batch_size": 200,
 }
 """A cleansing network and regularisers, as for the other grey boxes: for comparison."""
+
+
+def one_sequence() -> dict[str, Any]:
+    """Return a generated sequence that is in no split, {"x": (50, 20)}."""
+    from .datasets.advection_diffusion import generate
+
+    return {"x": generate(seed=1, sizes=(1, 1, 1)).train.x[0]}
+
+
+def _splits(seed: int) -> Any:
+    from .datasets.advection_diffusion import generate
+
+    return generate(seed)
+
+
+register(
+    Animal(
+        name="advection_diffusion",
+        title="diffusion of heat with an unknown wind, physics-integrated VAE",
+        physics="incomplete PDE, 1D, linear",
+        likelihoods=("forward",),
+        model=AdvectionDiffusion,
+        data=one_sequence,
+        quantities={
+            "a": Quantity("diffusivity", "length^2/time"),
+            "modes": Quantity("sine mode of the initial profile", "temperature", ("mode",)),
+            "z_A1": Quantity("code of the learnt stencil", "1", ("dynamics_code",)),
+            "x": Quantity("temperature", "temperature", ("frame", "point")),
+        },
+        recipe=trained_by(TRAINING),
+        priors={
+            "a": "Uniform(0.005, 0.2)",
+            "modes": "Normal(0, 1), entering as w_k / k^2",
+            "z_A1": "Normal(0, I)",
+        },
+        source="Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; data simulated as there",
+        training=Training(splits=_splits, make=TRAINING["make"], guide=TRAINING["guide"]),
+    )
+)

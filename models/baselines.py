@@ -176,6 +176,6 @@ def black_box_guide(
         encoder, family, options, simulations, seed: as for ``amortize``.
     """
     guide = amortize(model, encoder, family, example=example, simulations=simulations, seed=seed, **(options or {}))
-    if data is not None and guide.encoder is not None:
+    if data is not None and guide.encoder is not None and guide.refinement is None:
         guide.encoder.standardise({"x": data})
     return guide

@@ -36,6 +36,7 @@ from ..physics.grey_box import Decoded
 from .datasets.galaxy import MEAN_COLOUR, disk, symmetry
 from .grey_box import GreyBox, Noise
 from .image_networks import ImageCleansing, ImageEncoder, UNet
+from .registry import Animal, Quantity, Training, register, trained_by
 
 RANGES = {"I0": (0.5, 1.0), "A": (0.05, 0.5), "e": (0.2, 0.9)}
 PERIOD = math.pi
@@ -183,3 +184,46 @@ TRAINING: dict[str, Any] = {
     "learning_rate": 2e-3,
     "batch_size": 64,
 }
+
+
+def one_image() -> dict[str, Any]:
+    """Return a generated image that is in no split, {"x": (3, 32, 32)}."""
+    from .datasets.galaxy import generate
+
+    return {"x": generate(seed=1, sizes=(1, 1, 1), size=32).train.x[0]}
+
+
+def _splits(seed: int) -> Any:
+    from .datasets.galaxy import generate
+
+    return generate(seed, (2000, 200, 500), 32)
+
+
+register(
+    Animal(
+        name="galaxy",
+        title="images of disk galaxies, physics-integrated VAE",
+        physics="closed form",
+        likelihoods=("forward",),
+        model=Galaxy,
+        data=one_image,
+        quantities={
+            "I0": Quantity("central brightness", "1"),
+            "A": Quantity("scale length", "half image"),
+            "e": Quantity("flattening", "1"),
+            "direction": Quantity("direction of twice the position angle", "1", ("axis",), {"axis": ("x", "y")}),
+            "z_A": Quantity("code of the learnt part", "1", ("code",)),
+            "x": Quantity("brightness", "1", ("channel", "row", "column")),
+        },
+        recipe=trained_by(TRAINING),
+        priors={
+            "I0": "Uniform(0.5, 1)",
+            "A": "Uniform(0.05, 0.5)",
+            "e": "Uniform(0.2, 0.9)",
+            "direction": "Ring(0.1): uniform angle, length Normal(1, 0.1)",
+            "z_A": "Normal(0, I)",
+        },
+        source="Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; images simulated",
+        training=Training(splits=_splits, guide=TRAINING["guide"], objective=TRAINING["objective"]),
+    )
+)

@@ -29,13 +29,16 @@ from torch import Tensor, nn
 
 from ..guides.cleansing import CleansingGuide, cleansing_guide
 from ..guides.require import shown
+from ..guides.sites import simulate
 from ..physics.grey_box import Decoded
 from ..physics.hamiltonian import PeriodicHamiltonian
 from .grey_box import GreyBox
 from .pca import PCA, SEEN, LinearCode, LinearPlusNetwork, SkipEncoder, start_at
+from .registry import Animal, Quantity, Training, register, trained_by
 from .stride_augmentation import augmented
 
 POINTS, JOINTS = 101, 3
+JOINT_NAMES = ("hip", "knee", "ankle")
 UNKNOWNS = 3 * JOINTS  # posture, q(0), p(0)
 TRAINING: dict[str, Any] = {
     "guide": {"physics_steps": 1000},
@@ -242,7 +245,7 @@ def locomotion_guide(
     model: Locomotion,
     example: Mapping[str, Tensor],
     *,
-    data: Tensor,
+    data: Tensor | None = None,
     physics_steps: int = 0,
     inner: str | None = None,
     inner_options: Mapping[str, Any] | None = None,
@@ -256,7 +259,8 @@ def locomotion_guide(
     Args:
         model: changed in place (``start_at_pca``).
         example: {"x": one stride, "mask": ...}.
-        data: (N, 101, 3) training strides.
+        data: (N, 101, 3) training strides; None, for a guide whose weights are loaded next, starts from the model's draws
+            and does no physics_steps.
         physics_steps: steps in which H and the guide of the physics are fitted alone; then the correction starts at the
             principal components of what they leave. 0: the start is exactly PCA, with a quadratic H.
         inner: None for perceptrons, or the name of an encoder for the network's features, e.g. "attention".
@@ -265,6 +269,8 @@ def locomotion_guide(
         seed: of the initial weights.
         **options: of ``cleansing_guide``.
     """
+    if data is None:
+        data, physics_steps = simulate(model, 256, seed=seed)["x"], 0
     code = model.start_at_pca(data)
     seen = PCA.fit(data, min(SEEN, len(data) - 1))
     physics, rest = code.rows(0, model.physics_code), code.rows(model.physics_code, model.code_size)
@@ -295,3 +301,51 @@ def locomotion_guide(
         encoder_of_rest.begin(rest)
     start_at(guide.codes, rest)
     return guide
+
+
+def one_stride() -> dict[str, Any]:
+    """Return a synthetic stride that is in no split, {"x": (101, 3)} in rad."""
+    from .datasets.locomotion import generate
+
+    return {"x": generate(seed=1, sizes=(1, 1, 1)).train.x[0]}
+
+
+def synthetic_strides(seed: int) -> Any:
+    """Return synthetic splits of 400, 100 and 344 strides."""
+    from .datasets.locomotion import generate
+
+    return generate(seed)
+
+
+STRIDE = Quantity("joint angle", "rad", ("percent", "joint"), {"percent": tuple(range(POINTS)), "joint": JOINT_NAMES})
+SOURCE = "Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; real strides: Lencioni et al., Sci. Data 6:309 (2019)"
+
+register(
+    Animal(
+        name="locomotion",
+        title="joint angles of human strides, physics-integrated VAE",
+        physics="Hamilton's equations, learnt energy",
+        likelihoods=("forward",),
+        model=Locomotion,
+        data=one_stride,
+        quantities={
+            "posture": Quantity("mean angle", "rad", ("joint",), {"joint": JOINT_NAMES}),
+            "initial_state": Quantity("(q, p) when the heel touches the ground", "rad", ("component",)),
+            "z_A2": Quantity("code of the correction", "1", ("correction_code",)),
+            "x": STRIDE,
+        },
+        recipe=trained_by(TRAINING),
+        priors={
+            "posture": "Normal, learnt",
+            "initial_state": "Normal, learnt",
+            "z_A2": "Normal(0, I)",
+        },
+        source=SOURCE,
+        training=Training(
+            splits=synthetic_strides,
+            make=locomotion_guide,
+            guide=TRAINING["guide"],
+            objective=TRAINING["objective"],
+        ),
+    )
+)

@@ -21,8 +21,9 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from .locomotion import UNKNOWNS, Locomotion
+from .locomotion import STRIDE, UNKNOWNS, Locomotion, locomotion_guide, one_stride, synthetic_strides
 from .pca import PCA
+from .registry import Animal, Quantity, Training, register, trained_by
 
 ABLATION = ("both", "flow", "attention", "neither")
 Z_P = 2
@@ -100,3 +101,29 @@ class AttentiveFlowLocomotion(Locomotion):
         self.directions.copy_(sd[:, None] * (axes[:Z_P] @ fit))
         functional = found.axes @ fit @ motions @ axes[:Z_P].T / sd
         return functional, functional.new_zeros(Z_P)
+
+
+register(
+    Animal(
+        name="locomotion_attentive_flow",
+        title="joint angles of human strides, attentive planar-flow VAE",
+        physics="Hamilton's equations, learnt energy",
+        likelihoods=("forward",),
+        model=AttentiveFlowLocomotion,
+        data=one_stride,
+        quantities={
+            "z_P": Quantity("code of the unknowns of the physics", "1", ("physics_code",)),
+            "z_A2": Quantity("code of the correction", "1", ("correction_code",)),
+            "x": STRIDE,
+        },
+        recipe=trained_by(TRAINING),
+        priors={"z_P": "Normal(0, I)", "z_A2": "Normal(0, I)"},
+        source="Akhtar, arXiv:2404.12267; real strides: Lencioni et al., Sci. Data 6:309 (2019)",
+        training=Training(
+            splits=synthetic_strides,
+            make=locomotion_guide,
+            guide=TRAINING["guide"],
+            objective=TRAINING["objective"],
+        ),
+    )
+)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..physics.grey_box import Decoded, GreyBoxODE
 from .grey_box import GreyBox, Noise
 from .networks import mlp
-from .registry import Animal, Quantity, Recipe, Training, register
+from .registry import Animal, Quantity, Training, register, trained_by
 
 STEPS, DT = 50, 0.05
 LOWEST, HIGHEST = 0.392, 3.53
@@ -145,7 +145,7 @@ class Pendulum(GreyBox):
 TRAINING: dict[str, Any] = {
     "guide": {},
     "objective": {"predictive": 0.01, "cleansing": 0.01, "sleep": 1.0, "whole_sleep": 1.0},
-    "steps": 4000,
+    "steps": 8000,
     "learning_rate": 3e-3,
     "batch_size": 200,
 }
@@ -189,7 +189,7 @@ register(
             "z_A2": Quantity("code of the correction", "1", ("correction_code",)),
             "x": Quantity("angle", "rad", ("time", "channel"), {"time": tuple(round(DT * n, 2) for n in range(STEPS))}),
         },
-        recipe=Recipe(family="spline", encoder="mlp", steps=8000, batch_size=200, particles=1, learning_rate=3e-3),
+        recipe=trained_by(TRAINING),
         priors={
             "omega": "Uniform(0.392, 3.53)",
             "initial_state": "Normal(0, 1) rad and Normal(0, 0.1) rad/s",
@@ -199,7 +199,7 @@ register(
         source="Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; data simulated as there",
         training=Training(
             splits=_splits,
-            objective={"predictive": 0.01, "cleansing": 0.01, "sleep": 1.0, "whole_sleep": 1.0},
+            objective=TRAINING["objective"],
             counterfactual=_counterfactual,
         ),
     )

@@ -12,7 +12,18 @@ from typing import Any, Literal
 from torch import nn
 
 ENTRY_POINTS = "physzoo.models"
-IN_THE_ZOO = ("lynx_hare", "linear_gaussian", "poisson1d", "darcy2d", "pendulum")
+OWN = "own"  # family and encoder of an animal that brings its own guide
+IN_THE_ZOO = (
+    "lynx_hare",
+    "linear_gaussian",
+    "poisson1d",
+    "darcy2d",
+    "pendulum",
+    "advection_diffusion",
+    "galaxy",
+    "locomotion",
+    "locomotion_attentive_flow",
+)
 
 
 @dataclass(frozen=True)
@@ -58,15 +69,17 @@ class Training:
 
     Attributes:
         splits: seed -> the data, a ``models.datasets.Splits``.
-        guide: what ``cleansing_guide`` is given beside the model and the data; the recipe's family is that of the physics.
-        objective: the weights of ``GreyBoxELBO``, pure numbers.
+        make: builds the guide, called like ``cleansing_guide``, which it is where nothing is given.
+        guide: what it is given beside the model and the data.
+        objective: what ``GreyBoxELBO`` is given, above all the weights; ``None`` for the plain ELBO.
         counterfactual: (truths, site, factor) -> noise-free data had that unknown been multiplied, where that is known.
         periodic: site -> period, for unknowns whose error is taken on a circle.
     """
 
     splits: Callable[[int], Any]
+    make: Callable[..., Any] | None = None
     guide: Mapping[str, Any] = field(default_factory=dict)
-    objective: Mapping[str, Any] = field(default_factory=dict)
+    objective: Mapping[str, Any] | None = None
     counterfactual: Callable[[Mapping[str, Any], str, float], Any] | None = None
     periodic: Mapping[str, float] = field(default_factory=dict)
 
@@ -111,6 +124,12 @@ class Animal:
     def story(self) -> str:
         """The docstring of the file that the animal lives in."""
         return (import_module(self.model.__module__).__doc__ or "").strip()
+
+
+def trained_by(settings: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of an animal with learnt parts: its guide is its own, the rest as in its TRAINING."""
+    numbers = {name: settings[name] for name in ("steps", "batch_size", "learning_rate")}
+    return Recipe(family=OWN, encoder=OWN, particles=settings.get("particles", 1), **numbers)
 
 
 _ANIMALS: dict[str, Animal] = {}

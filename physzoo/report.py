@@ -95,6 +95,7 @@ def report(result: Result) -> dict[str, Any]:
         "reference": _sampler(reference),
         "nuts": _sampler(result.nuts),
         "calibration": None if calibration is None else calibration.to_dict(),
+        "evaluation": None if result.evaluation is None else result.evaluation.flat(),
     }
 
 

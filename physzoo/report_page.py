@@ -67,6 +67,7 @@ def page(record: Mapping[str, Any], animal: Animal, figures: Mapping[str, Path])
             _parameters(record["parameters"]),
             *(_figure(name, figures[name], CAPTIONS[Path(name).stem]) for name in rest),
             *(_calibration(record, figures) if "calibration.png" in figures else []),
+            *_evaluation(record["evaluation"]),
             "<h2>Story</h2>",
             f"<pre>{escape(animal.story)}</pre>",
             _table(("site", "prior"), [(site, text) for site, text in animal.priors.items()], 2),
@@ -149,6 +150,18 @@ def _calibration(record: Mapping[str, Any], figures: Mapping[str, Path]) -> list
 def _error(level: str, count: int) -> float:
     share = float(level)
     return math.sqrt(share * (1 - share) / count)
+
+
+def _evaluation(found: Mapping[str, float] | None) -> list[str]:
+    """What a trained model does on data that it has not seen; nothing where there is no such data."""
+    if not found:
+        return []
+    note = (
+        "Means over test data that the model was not trained on. The checks above ask whether the guide finds the posterior "
+        "of this model; here coverage that is off its level shows the error of the model itself."
+    )
+    rows = [(name.replace("_", " "), f"{value:.4g}") for name, value in found.items()]
+    return ["<h2>Test data</h2>", f'<p class="note">{note}</p>', _table(("what", "found"), rows, 1)]
 
 
 def _made(record: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ from .inference.objectives import ELBO, ForwardKL, Mixture, Objective
 from .inference.options import FitOptions
 from .inference.posterior import posterior
 from .inference.posterior_sbc import posterior_sbc
+from .inference.reconstruction import Evaluation, evaluate
 from .inference.reference import Reference, summarise
 from .inference.reference_hmc import hmc
 from .inference.reference_nuts import nuts
@@ -57,6 +58,7 @@ class Result:
     comparison: Comparison | None
     calibration: Calibration | None
     seconds: dict[str, float]
+    evaluation: Evaluation | None = None
 
 
 def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say = print) -> Result:
@@ -97,7 +99,12 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
     with clock("calibrate") as note:
         calibration = check_calibration(task, budget)
         note(calibration.verdict)
-    result = Result(task, fitted, tree, reference, confirmation, comparison, calibration, clock.seconds)
+    evaluation = None
+    if task.splits is not None:
+        with clock("evaluate") as note:
+            evaluation = evaluate_on_test(task)
+            note(f"test data: MAE {evaluation.mae:.4g}, sum of squares {evaluation.sum_of_squares:.4g}")
+    result = Result(task, fitted, tree, reference, confirmation, comparison, calibration, clock.seconds, evaluation)
     with clock("report") as note:
         verdict = write_report(result, folder)
         note(f"{folder.file('report.html')}")
@@ -174,8 +181,9 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
 def objective_of(task: Task) -> Objective:
     """Return what the fit minimises; one data set is always fitted by the ELBO, from its Laplace start."""
     recipe = task.recipe
-    if task.animal.training is not None:
-        return GreyBoxELBO(**task.animal.training.objective)
+    training = task.animal.training
+    if training is not None:
+        return ELBO(recipe.particles) if training.objective is None else GreyBoxELBO(**training.objective)
     if recipe.encoder is None or recipe.objective == "elbo":
         return ELBO(recipe.particles)
     if recipe.objective == "forward_kl":
@@ -298,6 +306,20 @@ def check_calibration(task: Task, budget: Budget) -> Calibration:
         seed=seed,
         progress=progress,
     )
+
+
+def evaluate_on_test(task: Task) -> Evaluation:
+    """Measure a trained model on data that it has not seen: the test split, or the validation split without one."""
+    splits, training = task.splits, task.animal.training
+    if splits is None or training is None:
+        raise ValueError(f"task: got {task.animal.name}, expected an animal with learnt parts")
+    test = splits.valid if splits.test is None else splits.test
+    if task.options.quick:
+        test = test.rows(torch.arange(min(64, len(test))))
+    sites = set(task.shapes)
+    truths = {name: value for name, value in test.truths.items() if name in sites}
+    periods = {name: value for name, value in training.periodic.items() if name in truths}
+    return evaluate(task.model, task.guide, test.data, truths=truths, periods=periods, seed=task.options.seed)
 
 
 class Clock:

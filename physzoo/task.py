@@ -19,7 +19,7 @@ from .inference.checkpoint import CheckpointError, load
 from .inference.latents import Latents
 from .labels import layout
 from .models.datasets.splits import Splits
-from .models.registry import Animal, Recipe, get
+from .models.registry import OWN, Animal, Recipe, get
 
 DATA_SEED = 0  # of generated training data: the same for every run, so that runs differ in their fit alone
 
@@ -47,7 +47,7 @@ class RunOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.guide is not None and self.guide not in FAMILIES:
+        if self.guide is not None and self.guide not in (*FAMILIES, OWN):
             raise BadInput(f"--guide: got '{self.guide}', expected one of {', '.join(FAMILIES)}")
         if self.steps is not None and self.steps < 1:
             raise BadInput(f"--steps: got {self.steps}, expected at least 1")
@@ -174,16 +174,12 @@ def build_task(animal: Animal, options: RunOptions, whitening: Whitening | None,
         model = animal.model()
     data = animal.data()
     if animal.training is not None:
+        if options.guide not in (None, OWN):
+            raise BadInput(f"--guide: got '{options.guide}', expected none: {animal.name} has a guide of its own")
         splits = animal.training.splits(DATA_SEED) if simulations else None
-        guide = cleansing_guide(
-            model,
-            data,
-            data=None if splits is None else splits.train.x,
-            physics_family=recipe.family,
-            simulations=max(simulations, 2),
-            seed=options.seed,
-            **animal.training.guide,
-        )
+        make = animal.training.make or cleansing_guide
+        seen = None if splits is None else splits.train.x
+        guide = make(model, data, data=seen, seed=options.seed, **animal.training.guide)
         return Task(animal, recipe, options, model, data, guide, splits)
     guide = amortize(
         model,

@@ -54,7 +54,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def test_the_wheel_holds_every_module_and_the_data(wheel: list[str]) -> None:
     expected = {f"physzoo/{path.name}" for path in (ROOT / "physzoo").glob("*.py")}
-    for room in ("models", "guides", "physics", "inference"):
+    for room in ("models", "models/datasets", "guides", "physics", "inference"):
         expected |= {f"physzoo/{room}/{path.name}" for path in (ROOT / room).glob("*.py")}
     expected |= {f"physzoo/models/data/{path.name}" for path in (ROOT / "models" / "data").iterdir() if path.is_file()}
     assert expected | {"physzoo/py.typed"} <= set(wheel)
