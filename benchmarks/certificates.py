@@ -45,7 +45,8 @@ def poisson1d(rows: Rows) -> dict[str, Any]:
 
 def darcy2d(rows: Rows) -> dict[str, Any]:
     row = rows[0]
-    return {"c2st": row["c2st"], "calibration": f"k-hat {row['k_hat']:.2f}; {row['calibration']}"}
+    verdict = str(row["calibration"]).split(", ", 1)[0]
+    return {"c2st": row["c2st"], "calibration": f"k-hat {row['k_hat']:.2f}; {verdict}"}
 
 
 SOURCES: dict[str, tuple[str, Callable[[Rows], dict[str, Any]]]] = {

@@ -23,7 +23,7 @@ from .require import whole
 from .sites import Data, latent_sites, prototype
 from .unconstrained import UnconstrainedSites
 
-FEATURES = 256
+FEATURES, NUMBERS = 256, 2**18  # random features, fewer where the data are long
 START = 4.0  # prior standard deviations within which the first estimate is kept
 RADIUS = 3.0  # prior standard deviations that one step may move
 MISFIT = 3.0  # mean square of the residuals from which on the approximation is widened: it has not arrived
@@ -112,9 +112,10 @@ class GaussNewton(nn.Module):
         self._model = (model,)
         self.sites, self.steps = sites, steps
         size, inputs = sites.size, encoder.size()
-        self.register_buffer("directions", torch.randn(inputs, FEATURES) / inputs**0.5)
-        self.register_buffer("offsets", torch.randn(FEATURES))
-        self.register_buffer("weights", torch.zeros(1 + inputs + FEATURES, size))
+        hidden = min(FEATURES, max(NUMBERS // inputs, 16))
+        self.register_buffer("directions", torch.randn(inputs, hidden) / inputs**0.5)
+        self.register_buffer("offsets", torch.randn(hidden))
+        self.register_buffer("weights", torch.zeros(1 + inputs + hidden, size))
         self.register_buffer("below", torch.tril_indices(size, size, -1), persistent=False)
         self.pairs = size <= PAIRWISE
         ndim = {name: value.ndim for name, value in example.items() if isinstance(value, Tensor)}

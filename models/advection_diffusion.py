@@ -36,7 +36,9 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from ..guides.amortize import AmortizedGuide, amortize
+from ..guides.encoders import MLP
 from ..guides.flows import Flow
+from ..guides.sites import seeded
 from ..physics.grey_box import Decoded
 from ..physics.linear_ode import Banded, LinearODE
 from .grey_box import GreyBox, Noise
@@ -170,7 +172,9 @@ def refined_guide(
         refine: evaluations of the model and its Jacobian.
         seed, **options: as for ``amortize``.
     """
-    return amortize(model, "mlp", Standard, example=example, seed=seed, refine=refine, **options)
+    with seeded(seed):  # only its standardisation is used: the family is the identity
+        encoder = MLP(example, width=8, hidden=(16,))
+    return amortize(model, encoder, Standard, example=example, seed=seed, refine=refine, **options)
 
 
 def _second() -> Tensor:
@@ -232,7 +236,7 @@ def _splits(seed: int) -> Any:
 register(
     Animal(
         name="advection_diffusion",
-        title="diffusion of heat with an unknown wind, physics-integrated VAE",
+        title="Diffusion of heat with an unknown wind, physics-integrated VAE",
         physics="incomplete PDE, 1D, linear",
         likelihoods=("forward",),
         model=AdvectionDiffusion,
@@ -250,6 +254,6 @@ register(
             "z_A1": "Normal(0, I)",
         },
         source="Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; data simulated as there",
-        training=Training(splits=_splits, make=TRAINING["make"], guide=TRAINING["guide"]),
+        training=Training(splits=_splits, kind="Gauss-Newton", make=TRAINING["make"], guide=TRAINING["guide"]),
     )
 )

@@ -202,7 +202,7 @@ def _splits(seed: int) -> Any:
 register(
     Animal(
         name="galaxy",
-        title="images of disk galaxies, physics-integrated VAE",
+        title="Images of disk galaxies, physics-integrated VAE",
         physics="closed form",
         likelihoods=("forward",),
         model=Galaxy,

@@ -323,7 +323,7 @@ SOURCE = "Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; real strides: Len
 register(
     Animal(
         name="locomotion",
-        title="joint angles of human strides, physics-integrated VAE",
+        title="Joint angles of human strides, physics-integrated VAE",
         physics="Hamilton's equations, learnt energy",
         likelihoods=("forward",),
         model=Locomotion,

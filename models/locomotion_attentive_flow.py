@@ -106,7 +106,7 @@ class AttentiveFlowLocomotion(Locomotion):
 register(
     Animal(
         name="locomotion_attentive_flow",
-        title="joint angles of human strides, attentive planar-flow VAE",
+        title="Joint angles of human strides, attentive planar-flow VAE",
         physics="Hamilton's equations, learnt energy",
         likelihoods=("forward",),
         model=AttentiveFlowLocomotion,
@@ -121,6 +121,7 @@ register(
         source="Akhtar, arXiv:2404.12267; real strides: Lencioni et al., Sci. Data 6:309 (2019)",
         training=Training(
             splits=synthetic_strides,
+            kind="cleansing, planar",
             make=locomotion_guide,
             guide=TRAINING["guide"],
             objective=TRAINING["objective"],

@@ -175,7 +175,7 @@ def _counterfactual(truths: Mapping[str, Tensor], site: str, factor: float) -> T
 register(
     Animal(
         name="pendulum",
-        title="pendulum with unknown friction and forcing, physics-integrated VAE",
+        title="Pendulum with unknown friction and forcing, physics-integrated VAE",
         physics="incomplete ODE",
         likelihoods=("forward",),
         model=Pendulum,

@@ -69,6 +69,7 @@ class Training:
 
     Attributes:
         splits: seed -> the data, a ``models.datasets.Splits``.
+        kind: the guide in a few words.
         make: builds the guide, called like ``cleansing_guide``, which it is where nothing is given.
         guide: what it is given beside the model and the data.
         objective: what ``GreyBoxELBO`` is given, above all the weights; ``None`` for the plain ELBO.
@@ -77,6 +78,7 @@ class Training:
     """
 
     splits: Callable[[int], Any]
+    kind: str = "cleansing"
     make: Callable[..., Any] | None = None
     guide: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] | None = None
@@ -119,6 +121,13 @@ class Animal:
     closed_form: Callable[..., Any] | None = None
     requires: str = ""
     training: Training | None = None
+
+    @property
+    def guide(self) -> str:
+        """The guide in a few words."""
+        if self.training is not None:
+            return self.training.kind
+        return self.recipe.family if self.recipe.encoder is None else f"{self.recipe.family}, {self.recipe.encoder}"
 
     @property
     def story(self) -> str:

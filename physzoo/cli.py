@@ -88,21 +88,11 @@ def list_animals() -> None:
     from .models.registry import get, names
 
     found = certificates()
-    rows = [("name", "physics", "likelihoods", "guide", "certificate", "title")]
+    rows = [("name", "title", "physics", "likelihoods", "guide", "certificate")]
     for name in names():
         animal = get(name)
-        recipe = animal.recipe
-        guide = recipe.family if recipe.encoder is None else f"{recipe.family}, {recipe.encoder}"
-        rows.append(
-            (
-                name,
-                animal.physics,
-                ", ".join(animal.likelihoods),
-                guide,
-                certificate(found.get(name)),
-                animal.title,
-            )
-        )
+        words = certificate(found.get(name))
+        rows.append((name, animal.title, animal.physics, ", ".join(animal.likelihoods), animal.guide, words))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -126,8 +116,10 @@ def show(name: Name) -> None:
         meaning, shape = quantity(animal, site), tuple(getattr(value, "shape", ()))
         print(f"  {site}: {meaning.label} [{meaning.unit}], shape {shape}")
     recipe = animal.recipe
-    encoder = f"encoder {recipe.encoder}" if recipe.encoder else "one data set"
-    print(f"recipe\n  guide {recipe.family}, {encoder}, objective {recipe.objective}, {recipe.steps} steps")
+    training, many = animal.training, recipe.encoder is not None
+    goal = recipe.objective if training is None or training.objective is None else "elbo and regularisers"
+    source = "training data" if training is not None else "simulations" if many else "its one data set"
+    print(f"recipe\n  guide {animal.guide}, objective {goal}, {recipe.steps} steps on {source}")
     print(f"likelihoods\n  {', '.join(animal.likelihoods)}")
     print(f"certificate\n  {certificate(certificates().get(name))}")
     print(f"source\n  {animal.source}")

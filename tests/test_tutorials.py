@@ -7,7 +7,13 @@ import pytest
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parents[1] / "tutorials"
-FIGURES = {"01_lynx_and_hare": 3, "02_your_own_model": 3, "03_is_my_posterior_calibrated": 3}
+FIGURES = {
+    "01_lynx_and_hare": 3,
+    "02_your_own_model": 3,
+    "03_is_my_posterior_calibrated": 3,
+    "04_pendulum": 3,
+    "05_strides": 3,
+}
 
 
 def executed(path, folder):
