@@ -54,11 +54,12 @@ PUBLISHED = {
     "training mean": {"mae": 0.148, "a_mae": 0.0227},
 }
 CODE = 4
+DATA_SEED = 5  # settings were found on the data of seed 0
 
 
 def main() -> None:
     given = arguments("advection_diffusion", __doc__)
-    splits = data.generate(seed=0)
+    splits = data.generate(seed=DATA_SEED)
     full = Row("grey box", AdvectionDiffusion, training=TRAINING, published=PUBLISHED["grey box"])
     facts: dict[str, Any] = {"source": SOURCE, "code": CODE, "noise_floor_mae": 0.0008, "extrapolated": FAR}
     if given.ablate:

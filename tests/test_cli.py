@@ -76,7 +76,7 @@ def test_list_names_every_animal() -> None:
     assert [row.split()[0] for row in rows] == ["name", *names()]
     for name, row in zip(names(), rows[1:], strict=True):
         assert get(name).physics in row
-        assert get(name).recipe.family in row
+        assert get(name).guide in row
 
 
 @pytest.mark.parametrize("name", names())

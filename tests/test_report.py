@@ -63,7 +63,7 @@ def test_report_json_says_what_was_done_and_found(report: dict) -> None:
     assert {
         "format", "name", "title", "guide", "encoder", "objective", "steps", "seed", "quick", "device",
         "date", "versions", "verdict", "passed", "checks", "seconds", "fit", "parameters", "k_hat", "c2st",
-        "comparison", "reference", "nuts", "calibration", "files",
+        "comparison", "reference", "nuts", "calibration", "evaluation", "files",
     } == set(report)  # fmt: skip
     assert report["steps"] == report["fit"]["steps"] == 150
     assert {"laplace", "fit", "posterior", "reference", "compare", "calibrate", "total"} <= set(report["seconds"])
