@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from physzoo.guides.cleansing import cleansing_guide
 from physzoo.inference.checkpoint import CheckpointError, load
+from physzoo.inference.closed_forms import principal_components, training_mean
 from physzoo.inference.data import DataSets
 from physzoo.inference.fit import fit
 from physzoo.inference.grey_box import GreyBoxELBO
@@ -158,6 +159,23 @@ def run(row: Row, splits: Splits, seed: int, folder: Path, extra: Extra | None =
 def closed_form(name: str, found: Evaluation, seconds: float, published: Mapping[str, float] | None = None) -> Any:
     """Return a line of the table for what has no seed: the training mean, PCA."""
     return summary(name, [{**found.flat(), "cpu_seconds": seconds}], published)
+
+
+def linear(splits: Splits, sizes: Sequence[int], published: Mapping[str, float] | None = None) -> list[Any]:
+    """Return the lines of the training mean and of PCA with codes of the given sizes.
+
+    Args:
+        published: of the training mean.
+    """
+    train, test = splits.train.x, _test(splits).x
+    lines, started = [], time.process_time()
+    found = training_mean(train, test)
+    lines.append(closed_form("training mean", found, time.process_time() - started, published))
+    for size in sizes:
+        started = time.process_time()
+        found = principal_components(train, test, size)
+        lines.append(closed_form(f"PCA {size}", found, time.process_time() - started))
+    return lines
 
 
 def summary(name: str, runs: Sequence[Mapping[str, float]], published: Mapping[str, float] | None = None) -> Any:

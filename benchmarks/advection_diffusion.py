@@ -10,19 +10,17 @@ compares guides: Gauss-Newton steps through the model, and a cleansing network w
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import torch
-from _grey_box import Row, arguments, closed_form, table
+from _grey_box import Row, arguments, linear, table
 from torch import nn
 
-from physzoo.inference.closed_forms import principal_components, training_mean
 from physzoo.inference.reconstruction import counterfactual, extrapolate
 from physzoo.models.advection_diffusion import CLEANSED, TRAINING, AdvectionDiffusion
 from physzoo.models.baselines import BlackBox, NeuralODE
 from physzoo.models.datasets import advection_diffusion as data
-from physzoo.models.datasets.splits import Split, Splits
+from physzoo.models.datasets.splits import Split
 
 SOURCE = (
     "Takeishi & Kalousis, arXiv:2102.13156: measured on the authors' code (n-takeishi/phys-vae) after their default training "
@@ -94,24 +92,19 @@ def main() -> None:
             PUBLISHED["network, no physics"],
         ),
     ]
-    table("advection_diffusion", rows, splits, given, extra=far, closed=linear(splits), **facts)
+    table(
+        "advection_diffusion",
+        rows,
+        splits,
+        given,
+        extra=far,
+        closed=linear(splits, (CODE, CODE + 7), PUBLISHED["training mean"]),
+        **facts,
+    )
 
 
 def _named(row: Row, name: str, options: dict[str, Any]) -> Row:
     return Row(name, row.model, options, row.training, PUBLISHED.get(name, {}))
-
-
-def linear(splits: Splits) -> list[dict[str, Any]]:
-    """The training mean, and PCA of the code's size and of the size with the unknowns of the physics."""
-    train, test = splits.train.x, (splits.test or splits.valid).x
-    lines, started = [], time.process_time()
-    found = training_mean(train, test)
-    lines.append(closed_form("training mean", found, time.process_time() - started, PUBLISHED["training mean"]))
-    for code in (CODE, CODE + 7):
-        started = time.process_time()
-        found = principal_components(train, test, code)
-        lines.append(closed_form(f"PCA {code}", found, time.process_time() - started))
-    return lines
 
 
 def far(model: nn.Module, guide: Any, test: Split) -> dict[str, float]:

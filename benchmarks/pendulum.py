@@ -9,17 +9,15 @@ training of 5,000 epochs, by third parties.
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from _grey_box import Row, ablations, arguments, closed_form, table
+from _grey_box import Row, ablations, arguments, linear, table
 from torch import nn
 
-from physzoo.inference.closed_forms import principal_components, training_mean
 from physzoo.inference.reconstruction import counterfactual
 from physzoo.models.baselines import BlackBox, NeuralODE
 from physzoo.models.datasets import pendulum as data
-from physzoo.models.datasets.splits import Split, Splits
+from physzoo.models.datasets.splits import Split
 from physzoo.models.pendulum import TRAINING, Pendulum
 
 SOURCE = (
@@ -45,28 +43,37 @@ PUBLISHED = {
 HEADLINE = ("mae", "sum_of_squares", "omega_mae", "omega_covered_95", "cpu_seconds")
 OUTPUTS = ("mae", "mae_without_correction", "mae_without_dynamics", "mae_physics", "iwae", "omega_correlation")
 ERRORS = tuple(f"counterfactual_{factor:g}" for factor in data.FACTORS)
+COMPILED = {"compile": True}
 CODE = 6  # numbers in all codes of the grey box; black boxes get omega and the initial state on top
 
 
 def main() -> None:
     given = arguments("pendulum", __doc__)
     splits = data.generate(seed=0)
-    full = Row("grey box", Pendulum, training=TRAINING, published=PUBLISHED["grey box"])
+    full = Row("grey box", Pendulum, COMPILED, training=TRAINING, published=PUBLISHED["grey box"])
     if given.ablate:
         tables = {"pendulum_ablation": HEADLINE, "pendulum_ablation_counterfactual": ERRORS}
         table(tables, ablations(full), splits, given, extra=counterfactuals, source=SOURCE)
         return
-    objective = {"particles": full.settings()["objective"].get("particles", 1)}
-    plain = full.trained(objective=objective)
+    plain = ablations(full)[-1]
     rows = [
         full,
-        _named(plain, "without regularisers"),
-        _named(plain, "physics alone", options={"dynamics_code": 0, "correction_code": 0}),
+        _named(plain, "without regularisers", options=COMPILED),
+        _named(plain, "physics alone", options={**COMPILED, "dynamics_code": 0, "correction_code": 0}),
         _named(plain, "solver, no physics", NeuralODE, ODE),
         _named(plain, "network, no physics", BlackBox, {"shape": (data.FRAMES, 1), "code": CODE + 3}),
     ]
     tables = {"pendulum": HEADLINE, "pendulum_outputs": OUTPUTS, "pendulum_counterfactual": ERRORS}
-    table(tables, rows, splits, given, extra=counterfactuals, closed=linear(splits), source=SOURCE, code=CODE)
+    table(
+        tables,
+        rows,
+        splits,
+        given,
+        extra=counterfactuals,
+        closed=linear(splits, (CODE, CODE + 3), PUBLISHED["training mean"]),
+        source=SOURCE,
+        code=CODE,
+    )
 
 
 ODE = {
@@ -80,19 +87,6 @@ ODE = {
 
 def _named(row: Row, name: str, model: Any = Pendulum, options: Any = None) -> Row:
     return Row(name, model, options or {}, row.training, PUBLISHED.get(name, {}))
-
-
-def linear(splits: Splits) -> list[dict[str, Any]]:
-    """The training mean, and PCA of the codes' size and of the size with the unknowns of the physics."""
-    train, test = splits.train.x, (splits.test or splits.valid).x
-    lines, started = [], time.process_time()
-    found = training_mean(train, test)
-    lines.append(closed_form("training mean", found, time.process_time() - started, PUBLISHED["training mean"]))
-    for code in (CODE, CODE + 3):
-        started = time.process_time()
-        found = principal_components(train, test, code)
-        lines.append(closed_form(f"PCA {code}", found, time.process_time() - started))
-    return lines
 
 
 def counterfactuals(model: nn.Module, guide: Any, test: Split) -> dict[str, float]:

@@ -41,6 +41,7 @@ from ..guides.flows import Flow
 from ..guides.sites import seeded
 from ..physics.grey_box import Decoded
 from ..physics.linear_ode import Banded, LinearODE
+from .datasets.simulated import Simulated
 from .grey_box import GreyBox, Noise
 from .networks import mlp
 from .registry import Animal, Quantity, Training, register, trained_by
@@ -220,18 +221,7 @@ CLEANSED: dict[str, Any] = {
 """A cleansing network and regularisers, as for the other grey boxes: for comparison."""
 
 
-def one_sequence() -> dict[str, Any]:
-    """Return a generated sequence that is in no split, {"x": (50, 20)}."""
-    from .datasets.advection_diffusion import generate
-
-    return {"x": generate(seed=1, sizes=(1, 1, 1)).train.x[0]}
-
-
-def _splits(seed: int) -> Any:
-    from .datasets.advection_diffusion import generate
-
-    return generate(seed)
-
+DATA = Simulated("advection_diffusion")
 
 register(
     Animal(
@@ -240,7 +230,7 @@ register(
         physics="incomplete PDE, 1D, linear",
         likelihoods=("forward",),
         model=AdvectionDiffusion,
-        data=one_sequence,
+        data=DATA.one,
         quantities={
             "a": Quantity("diffusivity", "length^2/time"),
             "modes": Quantity("sine mode of the initial profile", "temperature", ("mode",)),
@@ -254,6 +244,6 @@ register(
             "z_A1": "Normal(0, I)",
         },
         source="Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; data simulated as there",
-        training=Training(splits=_splits, kind="Gauss-Newton", make=TRAINING["make"], guide=TRAINING["guide"]),
+        training=Training(splits=DATA.splits, kind="Gauss-Newton", make=TRAINING["make"], guide=TRAINING["guide"]),
     )
 )

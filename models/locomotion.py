@@ -32,6 +32,7 @@ from ..guides.require import shown
 from ..guides.sites import simulate
 from ..physics.grey_box import Decoded
 from ..physics.hamiltonian import PeriodicHamiltonian
+from .datasets.simulated import Simulated
 from .grey_box import GreyBox
 from .pca import PCA, SEEN, LinearCode, LinearPlusNetwork, SkipEncoder, start_at
 from .registry import Animal, Quantity, Training, register, trained_by
@@ -303,20 +304,7 @@ def locomotion_guide(
     return guide
 
 
-def one_stride() -> dict[str, Any]:
-    """Return a synthetic stride that is in no split, {"x": (101, 3)} in rad."""
-    from .datasets.locomotion import generate
-
-    return {"x": generate(seed=1, sizes=(1, 1, 1)).train.x[0]}
-
-
-def synthetic_strides(seed: int) -> Any:
-    """Return synthetic splits of 400, 100 and 344 strides."""
-    from .datasets.locomotion import generate
-
-    return generate(seed)
-
-
+DATA = Simulated("locomotion")
 STRIDE = Quantity("joint angle", "rad", ("percent", "joint"), {"percent": tuple(range(POINTS)), "joint": JOINT_NAMES})
 SOURCE = "Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; real strides: Lencioni et al., Sci. Data 6:309 (2019)"
 
@@ -327,7 +315,7 @@ register(
         physics="Hamilton's equations, learnt energy",
         likelihoods=("forward",),
         model=Locomotion,
-        data=one_stride,
+        data=DATA.one,
         quantities={
             "posture": Quantity("mean angle", "rad", ("joint",), {"joint": JOINT_NAMES}),
             "initial_state": Quantity("(q, p) when the heel touches the ground", "rad", ("component",)),
@@ -342,7 +330,7 @@ register(
         },
         source=SOURCE,
         training=Training(
-            splits=synthetic_strides,
+            splits=DATA.splits,
             make=locomotion_guide,
             guide=TRAINING["guide"],
             objective=TRAINING["objective"],

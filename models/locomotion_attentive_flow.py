@@ -21,7 +21,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from .locomotion import STRIDE, UNKNOWNS, Locomotion, locomotion_guide, one_stride, synthetic_strides
+from .locomotion import DATA, STRIDE, UNKNOWNS, Locomotion, locomotion_guide
 from .pca import PCA
 from .registry import Animal, Quantity, Training, register, trained_by
 
@@ -110,7 +110,7 @@ register(
         physics="Hamilton's equations, learnt energy",
         likelihoods=("forward",),
         model=AttentiveFlowLocomotion,
-        data=one_stride,
+        data=DATA.one,
         quantities={
             "z_P": Quantity("code of the unknowns of the physics", "1", ("physics_code",)),
             "z_A2": Quantity("code of the correction", "1", ("correction_code",)),
@@ -120,7 +120,7 @@ register(
         priors={"z_P": "Normal(0, I)", "z_A2": "Normal(0, I)"},
         source="Akhtar, arXiv:2404.12267; real strides: Lencioni et al., Sci. Data 6:309 (2019)",
         training=Training(
-            splits=synthetic_strides,
+            splits=DATA.splits,
             kind="cleansing, planar",
             make=locomotion_guide,
             guide=TRAINING["guide"],

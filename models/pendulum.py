@@ -25,6 +25,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from ..physics.grey_box import Decoded, GreyBoxODE
+from .datasets.simulated import Simulated
 from .grey_box import GreyBox, Noise
 from .networks import mlp
 from .registry import Animal, Quantity, Training, register, trained_by
@@ -66,7 +67,7 @@ class Pendulum(GreyBox):
     Args:
         dynamics_code, correction_code: lengths of z_A1 and z_A2; 0 leaves that part out.
         substeps: Runge-Kutta steps between frames.
-        method, gradient: solver and its derivative, as for ``ODEProblem``.
+        method, gradient, compile: solver and its derivative, as for ``ODEProblem``.
         hidden: widths of the two networks.
         noise: "learnt", "fixed" or "inferred".
         learnt_prior: give z_A1 a learnt prior (a spline flow) instead of Normal(0, I).
@@ -84,6 +85,7 @@ class Pendulum(GreyBox):
         hidden: tuple[int, ...] = (64, 64),
         noise: Noise = "learnt",
         learnt_prior: bool = False,
+        compile: bool = False,
     ) -> None:
         codes = {"z_A1": dynamics_code, "z_A2": correction_code}
         codes = {name: length for name, length in codes.items() if length}
@@ -103,6 +105,7 @@ class Pendulum(GreyBox):
             method=method,
             substeps=substeps,
             gradient=gradient,
+            compile=compile,
             event_dims={"force": 1},
         )
         self.dynamics_net = mlp([dynamics_code, *hidden, 1 + size]) if dynamics_code else None
@@ -145,23 +148,13 @@ class Pendulum(GreyBox):
 TRAINING: dict[str, Any] = {
     "guide": {},
     "objective": {"predictive": 0.01, "cleansing": 0.01, "sleep": 1.0, "whole_sleep": 1.0},
-    "steps": 8000,
+    "steps": 6000,
     "learning_rate": 3e-3,
     "batch_size": 200,
 }
 
 
-def one_sequence() -> dict[str, Any]:
-    """Return a generated sequence that is in no split, {"x": (50, 1)} in rad."""
-    from .datasets.pendulum import generate
-
-    return {"x": generate(seed=1, sizes=(1, 1, 1)).train.x[0]}
-
-
-def _splits(seed: int) -> Any:
-    from .datasets.pendulum import generate
-
-    return generate(seed)
+DATA = Simulated("pendulum")
 
 
 def _counterfactual(truths: Mapping[str, Tensor], site: str, factor: float) -> Tensor:
@@ -179,7 +172,7 @@ register(
         physics="incomplete ODE",
         likelihoods=("forward",),
         model=Pendulum,
-        data=one_sequence,
+        data=DATA.one,
         quantities={
             "omega": Quantity("angular frequency", "1/s"),
             "initial_state": Quantity(
@@ -198,7 +191,7 @@ register(
         },
         source="Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; data simulated as there",
         training=Training(
-            splits=_splits,
+            splits=DATA.splits,
             objective=TRAINING["objective"],
             counterfactual=_counterfactual,
         ),

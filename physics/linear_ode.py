@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .problem import Problem, SolveError, Unknowns
-from .require import dtype_of_floats, finite, floats, function, numbers, shown, whole
+from .require import clock, dtype_of_floats, floats, function, whole
 
 Generator = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -60,12 +60,7 @@ class LinearODE(Problem):
     ) -> None:
         super().__init__()
         function("generator", generator)
-        exact = numbers("times", times, "increasing numbers")
-        if exact.dim() != 1 or not len(exact) or not bool((exact.diff() > 0).all()):
-            raise ValueError(f"times got {shown(exact.tolist())}, expected increasing numbers")
-        start = float(exact[0]) if t0 is None else finite("t0", t0)
-        if start > float(exact[0]):
-            raise ValueError(f"t0 got {start}, expected at most the first of the times, {float(exact[0])}")
+        exact, start = clock(times, t0)
         if squarings is not None:
             whole("squarings", squarings, 0)
         if observation is not None:

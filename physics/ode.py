@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
+from .fixed_step import TABLEAUX, Compiled, integrate
 from .ode_failures import Named, brief, offenders
 from .ode_gradient import Recursion, jacobian
 from .problem import Problem, SolveError, Unknowns
-from .require import dtype_of_floats, finite, floats, function, numbers, positive, shown, whole
+from .require import clock, dtype_of_floats, floats, function, positive, shown, whole
 
-FIXED_STEP = ("euler", "midpoint", "heun2", "heun3", "rk4")
+FIXED_STEP = tuple(TABLEAUX)
 ADAPTIVE = ("bosh3", "dopri5", "dopri8")
 _FAILURES = ("underflow in dt", "non-finite values in state", "max_num_steps exceeded")
 
@@ -53,6 +54,9 @@ class ODEProblem(Problem):
             and ``observe`` gives them log-density -inf.
         gradient: "unrolled", backpropagation through the solver; or "parallel" (fixed step), the same numbers from one
             batched step over all intervals: faster for few states k, and differentiable once.
+        compile: whether steps that need no gradient (all of a "parallel" path, simulations) are compiled by
+            ``torch.compile`` when first used, which takes some seconds for each right-hand side (fixed step): pays for long
+            trainings with a right-hand side of many small operations.
         dtype: of the times; None keeps that of a tensor and else takes torch's default.
 
     Raises:
@@ -81,16 +85,12 @@ class ODEProblem(Problem):
         event_dims: Mapping[str, int] | None = None,
         on_failure: str = "raise",
         gradient: str = "unrolled",
+        compile: bool = False,
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
         function("rhs", rhs)
-        exact = numbers("times", times, "increasing numbers")
-        if exact.dim() != 1 or not len(exact) or not bool((exact.diff() > 0).all()):
-            raise ValueError(f"times got {shown(exact.tolist())}, expected increasing numbers")
-        start = float(exact[0]) if t0 is None else finite("t0", t0)
-        if start > float(exact[0]):
-            raise ValueError(f"t0 got {start}, expected at most the first of the times, {float(exact[0])}")
+        exact, start = clock(times, t0)
         if method not in FIXED_STEP + ADAPTIVE:
             raise ValueError(f"method got {method!r}, expected one of {', '.join(FIXED_STEP + ADAPTIVE)}")
         substeps, max_steps = whole("substeps", substeps, 1), whole("max_steps", max_steps, 1)
@@ -100,6 +100,9 @@ class ODEProblem(Problem):
         if gradient not in ("unrolled", "parallel") or (gradient == "parallel" and method in ADAPTIVE):
             expected = "'unrolled'" if method in ADAPTIVE else "'unrolled' or 'parallel'"
             raise ValueError(f"gradient got {gradient!r} with method {method!r}, expected {expected}")
+        if compile not in (False, True) or (compile and method in ADAPTIVE):
+            expected = "False" if method in ADAPTIVE else "True or False"
+            raise ValueError(f"compile got {shown(compile)} with method {method!r}, expected {expected}")
         if observation is not None:
             function("observation", observation)
         if not isinstance(event_dims or {}, Mapping):
@@ -115,6 +118,7 @@ class ODEProblem(Problem):
         self.event_dims = {**dims, "initial_state": 1}
         self.on_failure = on_failure
         self.gradient = gradient
+        self._steps = Compiled() if compile else None
         self._starts_at_times = start == float(exact[0])
         if dtype is None and isinstance(times, Tensor) and times.is_floating_point():
             dtype = times.dtype
@@ -301,9 +305,14 @@ class ODEProblem(Problem):
             def velocity(t: Tensor, state: Tensor) -> Tensor:
                 return self.rhs(begin + t * length, state, z) * length[..., None]
 
+        if self.method in FIXED_STEP:
+            if self._steps is not None and begin is None and not torch.is_grad_enabled():
+                path = self._steps.integrate(self.rhs, z, start, knots, (self.method, self.substeps))
+            else:
+                path = integrate(velocity, start, knots, self.method, self.substeps)
+            return path, "non-finite state"
         # torchdiffeq's interpolant misses the tolerance (dopri8: 500 fold), so steps end on every knot.
-        fixed, adaptive = {"grid_constructor": self._grid}, {"max_num_steps": self.max_steps, "step_t": knots}
-        options = adaptive if self.method in ADAPTIVE else fixed
+        options = {"max_num_steps": self.max_steps, "step_t": knots}
         try:
             path = odeint(velocity, start, knots, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
         except AssertionError as error:
@@ -312,12 +321,6 @@ class ODEProblem(Problem):
                 raise
             return None, str(error).split(":")[0]
         return cast(Tensor, path), "non-finite state"
-
-    def _grid(self, func: object, start: Tensor, knots: Tensor) -> Tensor:
-        """Every knot and ``substeps`` - 1 points between: torchdiffeq interpolates linearly off its grid."""
-        fraction = torch.arange(self.substeps, dtype=knots.dtype, device=knots.device) / self.substeps
-        inner = knots[:-1, None] + knots.diff()[:, None] * fraction
-        return torch.cat([inner.reshape(-1), knots[-1:]])
 
 
 def _per_interval(unknowns: Mapping[str, Tensor], depth: int, intervals: int) -> Mapping[str, Tensor]:

@@ -69,6 +69,21 @@ def numbers(name: str, values: Any, expected: str) -> Tensor:
     return found
 
 
+def clock(times: Any, t0: Any) -> tuple[Tensor, float]:
+    """Return the times as float64, (T,), and the start, by default the first of them.
+
+    Raises:
+        ValueError, TypeError: the times are not increasing numbers, or start before ``t0``.
+    """
+    exact = numbers("times", times, "increasing numbers")
+    if exact.dim() != 1 or not len(exact) or not bool((exact.diff() > 0).all()):
+        raise ValueError(f"times got {shown(exact.tolist())}, expected increasing numbers")
+    start = float(exact[0]) if t0 is None else finite("t0", t0)
+    if start > float(exact[0]):
+        raise ValueError(f"t0 got {start}, expected at most the first of the times, {float(exact[0])}")
+    return exact, start
+
+
 def function(name: str, value: Any) -> None:
     """Refuse what cannot be called.
 
