@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from physzoo.guides.cleansing import cleansing_guide
 from physzoo.inference.checkpoint import CheckpointError, load
 from physzoo.inference.closed_forms import principal_components, training_mean
-from physzoo.inference.data import DataSets
+from physzoo.inference.data import DataSets, Simulator
 from physzoo.inference.fit import fit
 from physzoo.inference.grey_box import GreyBoxELBO
-from physzoo.inference.objectives import ELBO, Objective
+from physzoo.inference.objectives import ELBO, ForwardKL, Objective
 from physzoo.inference.reconstruction import Evaluation, evaluate
 from physzoo.models.baselines import BlackBox, NeuralODE, black_box_guide
 from physzoo.models.datasets.splits import Split, Splits
@@ -49,9 +49,9 @@ class Row:
         name: what it is called, e.g. "grey box".
         model: builds the model from ``options``; a GreyBox, or one of models/baselines.py.
         options: JSON-able options of the model.
-        training: {"guide": {...}, "objective": {...}, "steps": .., "learning_rate": .., "batch_size": ..} and further
-            options of ``fit``; a dataclass with these fields does too. A "evaluate_every" makes the validation split choose
-            the best state.
+        training: {"guide": {...}, "objective": {...}, "steps": .., "learning_rate": .., "batch_size": ..}, "finish" as in
+            ``Training``, and further options of ``fit``; a dataclass with these fields does too. An "evaluate_every" makes
+            the validation split choose the best state.
         published: metric -> published number, metrics as in ``Evaluation.flat``.
     """
 
@@ -83,14 +83,15 @@ def arguments(system: str, text: str | None) -> argparse.Namespace:
 
 
 def ablations(row: Row) -> list[Row]:
-    """Return the row, the row with each of its regularisers off in turn, and with all of them off."""
+    """Return the row; without its last stage; without that and each of its regularisers in turn; and without all of them."""
+    bare = replace(row.trained(finish=None), name="without the last stage", published={})
     objective = dict(row.settings().get("objective", {}))
     used = [name for name in REGULARISERS if objective.get(name)]
-    rows = [row]
+    rows = [row] if row.settings().get("finish") is None else [row, bare]
     for name in used:
-        rows.append(replace(row.trained(objective={**objective, name: 0.0}), name=f"without {name}", published={}))
+        rows.append(replace(bare.trained(objective={**objective, name: 0.0}), name=f"without {name}"))
     none = {**objective, **dict.fromkeys(used, 0.0)}
-    return [*rows, replace(row.trained(objective=none), name="without regularisers", published={})]
+    return [*rows, replace(bare.trained(objective=none), name="without regularisers")]
 
 
 def build(row: Row, split: Split, seed: int) -> tuple[nn.Module, Any, Objective]:
@@ -112,6 +113,7 @@ def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module,
     settings, path = row.settings(), _path(folder, row, seed, ".pt")
     model, guide, objective = build(row, splits.train, seed)
     batch = min(settings.pop("batch_size", len(splits.train)), len(splits.train))
+    finish = settings.pop("finish", None)
     for name in ("make", "guide", "objective"):
         settings.pop(name, None)
     if "evaluate_every" in settings:
@@ -123,7 +125,16 @@ def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module,
         model, guide, DataSets(splits.train.data, batch_size=batch), clock,
         checkpoint=path, checkpoint_every=EVERY, resume=path.exists(), **options,
     )  # fmt: skip
-    return model, guide, clock.stop()
+    seconds = clock.stop()
+    if finish is not None:
+        path = _path(folder, row, seed, ".finished.pt")
+        clock, options = _Clock(ForwardKL(), path), {**finish, "seed": seed, "warmup": 0.02, "progress": False}
+        fit(
+            model, guide, Simulator(options.pop("batch_size")), clock,
+            checkpoint=path, checkpoint_every=EVERY, resume=path.exists(), **options,
+        )  # fmt: skip
+        seconds += clock.stop()
+    return model, guide, seconds
 
 
 def run(row: Row, splits: Splits, seed: int, folder: Path, extra: Extra | None = None, **how: Any) -> Numbers:
@@ -134,15 +145,15 @@ def run(row: Row, splits: Splits, seed: int, folder: Path, extra: Extra | None =
         **how: options of ``evaluate``.
     """
     path, mark = _path(folder, row, seed, ".json"), _mark(row, splits, seed)
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["mark"] == mark and "numbers" in stored:
-            return stored["numbers"]
-        if stored["mark"] != mark:
-            _path(folder, row, seed, ".pt").unlink(missing_ok=True)
-    else:
+    begun = _mark(row.trained(finish=None), splits, seed)
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if stored.get("mark") == mark and "numbers" in stored:
+        return stored["numbers"]
+    if stored.get("mark") != mark:
+        _path(folder, row, seed, ".finished.pt").unlink(missing_ok=True)
+    if stored.get("begun", stored.get("mark")) != begun:
         _path(folder, row, seed, ".pt").unlink(missing_ok=True)
-    _write(path, {"mark": mark})
+    _write(path, {"mark": mark, "begun": begun})
     model, guide, seconds = train(row, splits, seed, folder)
     test = _test(splits)
     found = evaluate(model, guide, test.data, truths=test.truths, seed=seed, **how)
@@ -151,7 +162,7 @@ def run(row: Row, splits: Splits, seed: int, folder: Path, extra: Extra | None =
         numbers["noise_sd"] = float(model.sd)  # pyright: ignore[reportArgumentType]
     if extra is not None:
         numbers |= extra(model, guide, test)
-    _write(path, {"mark": mark, "numbers": numbers})
+    _write(path, {"mark": mark, "begun": begun, "numbers": numbers})
     print(f"{row.name}, seed {seed}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()), flush=True)
     return numbers
 
@@ -294,8 +305,13 @@ def _path(folder: Path, row: Row, seed: int, suffix: str) -> Path:
 def _mark(row: Row, splits: Splits, seed: int) -> str:
     """What the numbers depend on, as far as it can be seen: options, training, data."""
     x = splits.train.x
-    seen = [row.model.__qualname__, row.options, row.settings(), seed, tuple(x.shape), float(x.double().square().sum())]
-    return hashlib.sha256(json.dumps(seen, default=str, sort_keys=True).encode()).hexdigest()[:16]
+    settings = {name: value for name, value in row.settings().items() if (name, value) != ("finish", None)}
+    seen = [row.model.__qualname__, row.options, settings, seed, tuple(x.shape), float(x.double().square().sum())]
+    return hashlib.sha256(json.dumps(seen, default=_name, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__qualname__", str(value))
 
 
 def _write(path: Path, content: Mapping[Any, Any]) -> None:

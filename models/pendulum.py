@@ -151,6 +151,7 @@ TRAINING: dict[str, Any] = {
     "steps": 6000,
     "learning_rate": 3e-3,
     "batch_size": 200,
+    "finish": {"steps": 1000, "learning_rate": 1e-3, "batch_size": 256},
 }
 
 
@@ -193,6 +194,7 @@ register(
         training=Training(
             splits=DATA.splits,
             objective=TRAINING["objective"],
+            finish=TRAINING["finish"],
             counterfactual=_counterfactual,
         ),
     )

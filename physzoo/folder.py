@@ -11,6 +11,7 @@ from typing import Any
 
 FORMAT = "physzoo-run-1"
 SETTINGS, REPORT, CHECKPOINT = "settings.json", "report.json", "checkpoint.pt"
+FINISHED = "finished.pt"  # after the last stage, where a training has two
 POSTERIOR, REFERENCE, PAGE = "posterior.nc", "reference.npz", "report.html"
 
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from .folder import CHECKPOINT, POSTERIOR, REFERENCE, BadInput, Folder
+from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, BadInput, Folder
 from .guides.unconstrained import Whitening
 from .inference.calibrate import calibrate
 from .inference.calibration import Calibration
@@ -38,7 +38,7 @@ from .inference.reconstruction import Evaluation, evaluate
 from .inference.reference import Reference, summarise
 from .inference.reference_hmc import hmc
 from .inference.reference_nuts import nuts
-from .task import Budget, RunOptions, Task, animal_named, build_task, settings_of
+from .task import Budget, RunOptions, Task, animal_named, build_task, fewer, settings_of
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -128,8 +128,8 @@ def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tup
         if folder.file(REFERENCE).is_file():
             read_reference(folder.file(REFERENCE))
     elif not options.resume:
-        folder.file(CHECKPOINT).unlink(missing_ok=True)
-        folder.file(REFERENCE).unlink(missing_ok=True)
+        for file in (CHECKPOINT, FINISHED, REFERENCE):
+            folder.file(file).unlink(missing_ok=True)
     whitening = None
     if animal.recipe.encoder is None:
         with clock("laplace") as note:
@@ -160,12 +160,17 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         device=options.device,
         progress=options.progress,
     )
+    if task.splits is not None:
+        settings = replace(settings, warmup=0.02, max_skipped=10)
     with clock("fit") as note:
         fitted = fit(task.model, task.guide, source, objective_of(task), settings)
-        task.model.to("cpu")
-        task.guide.to("cpu")
-        last = [loss for loss in fitted.losses[-50:] if math.isfinite(loss)]
-        note(f"{fitted.steps} steps, loss {sum(last) / max(len(last), 1):.4g}")
+        note(_steps_and_loss(fitted))
+    training = task.animal.training
+    if training is not None and training.finish is not None:
+        with clock("finish") as note:
+            note(_steps_and_loss(_finish(task, training.finish, replace(settings, checkpoint=folder.file(FINISHED)))))
+    task.model.to("cpu")
+    task.guide.to("cpu")
     with clock("posterior") as note:
         budget = Budget.of(options.quick)
         tree = posterior(task.model, task.guide, task.data, draws=budget.draws, seed=options.seed, **task.layout)
@@ -176,6 +181,19 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         folder.write_tree(POSTERIOR, tree)
         note(f"{budget.draws} draws")
     return fitted, tree
+
+
+def _steps_and_loss(found: Fit) -> str:
+    last = [loss for loss in found.losses[-50:] if math.isfinite(loss)]
+    return f"{found.steps} steps, loss {sum(last) / max(len(last), 1):.4g}"
+
+
+def _finish(task: Task, finish: Mapping[str, Any], settings: FitOptions) -> Fit:
+    """The last stage: the guide alone learns from simulations of the trained model."""
+    steps = fewer(finish["steps"], task.options.quick)
+    source = Simulator(finish["batch_size"], given=unobserved(task.model, task.data))
+    changes = {"steps": steps, "learning_rate": finish["learning_rate"]}
+    return fit(task.model, task.guide, source, ForwardKL(), replace(settings, **changes))
 
 
 def objective_of(task: Task) -> Objective:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .folder import CHECKPOINT, BadInput, Folder
+from .folder import CHECKPOINT, FINISHED, BadInput, Folder
 from .guides.amortize import AmortizedGuide, amortize
 from .guides.cleansing import CleansingGuide, cleansing_guide
 from .guides.families import FAMILIES
@@ -131,8 +131,12 @@ class Task:
 def recipe_of(animal: Animal, options: RunOptions) -> Recipe:
     """Return the animal's recipe with the user's changes."""
     changed = replace(animal.recipe, family=options.guide or animal.recipe.family)
-    steps = options.steps or changed.steps
-    return replace(changed, steps=max(1, math.ceil(steps / 10)) if options.quick else steps)
+    return replace(changed, steps=fewer(options.steps or changed.steps, options.quick))
+
+
+def fewer(steps: int, quick: bool) -> int:
+    """Return the steps of a run, a tenth for a quick one."""
+    return max(1, math.ceil(steps / 10)) if quick else steps
 
 
 def settings_of(animal: Animal, options: RunOptions) -> dict[str, Any]:
@@ -205,7 +209,8 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
     found = folder.settings()
     if not folder.file(CHECKPOINT).is_file():
         raise BadInput(f"DIR: got '{path}', a run without checkpoint, expected one whose fit is done")
-    state = load(folder.file(CHECKPOINT))
+    last = FINISHED if folder.file(FINISHED).is_file() else CHECKPOINT
+    state = load(folder.file(last))
     kinds = {"guide": str, "steps": int, "seed": int, "quick": bool}
     wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
     if wrong:
@@ -221,7 +226,7 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
         task.guide.load_state_dict(state["modules"]["guide"])
     except (KeyError, TypeError, AttributeError, RuntimeError):
         raise CheckpointError(
-            f"checkpoint: '{folder.file(CHECKPOINT)}' is not of {animal.name} with guide {found['guide']}"
+            f"checkpoint: '{folder.file(last)}' is not of {animal.name} with guide {found['guide']}"
         ) from None
     if isinstance(task.guide, AmortizedGuide):
         task.guide.whiten(Whitening(task.guide.loc.clone(), task.guide.tril.clone()))
