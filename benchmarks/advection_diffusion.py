@@ -58,7 +58,7 @@ DATA_SEED = 5  # settings were found on the data of seed 0
 def main() -> None:
     given = arguments("advection_diffusion", __doc__)
     splits = data.generate(seed=DATA_SEED)
-    full = Row("grey box", AdvectionDiffusion, training=TRAINING, published=PUBLISHED["grey box"])
+    full = grey_box()
     facts: dict[str, Any] = {"source": SOURCE, "code": CODE, "noise_floor_mae": 0.0008, "extrapolated": FAR}
     if given.ablate:
         none = {name: 0.0 for name in CLEANSED["objective"]}
@@ -101,6 +101,11 @@ def main() -> None:
         closed=linear(splits, (CODE, CODE + 7), PUBLISHED["training mean"]),
         **facts,
     )
+
+
+def grey_box() -> Row:
+    """Return the row of the model with its recipe."""
+    return Row("grey box", AdvectionDiffusion, training=TRAINING, published=PUBLISHED["grey box"])
 
 
 def _named(row: Row, name: str, options: dict[str, Any]) -> Row:

@@ -18,18 +18,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import _grey_box as grey_box
 import torch
 from _store import store
 from torch import Tensor
 
 from physzoo.inference.reconstruction import evaluating
-from physzoo.models.datasets.splits import Splits
+from physzoo.models.datasets.splits import Split, Splits
 from physzoo.models.pca import PCA
 
 KINDS = ("gaussian", "impulse", "structured")
@@ -62,7 +64,32 @@ def locomotion() -> Studied:
     return Studied(splits, walking.CODE, train)
 
 
-SYSTEMS: dict[str, Callable[[], Studied]] = {"locomotion": locomotion}
+def simulated(name: str) -> Studied:
+    """A system with a generator; models trained on clean data are those of its own benchmark, where these are at hand."""
+    script = import_module(name)
+    row, (seed_of_data, code) = script.grey_box(), {"pendulum": (0, 9), "advection_diffusion": (5, 11)}[name]
+
+    def splits(source: Path | None) -> Splits:
+        if source is not None:
+            raise SystemExit(f"--source: got '{source}', expected none: the data of {name} are simulated")
+        return script.data.generate(seed_of_data)
+
+    def train(clean: Tensor, corruption: Corruption | None, seed: int, steps: int | None) -> tuple[Any, Any]:
+        how = "" if corruption is None else " {kind} {share}".format(**corruption.keywords)  # type: ignore[attr-defined]
+        chosen = row if steps is None else row.trained(steps=steps)
+        chosen = replace(chosen, name=f"{row.name}{how}{'' if steps is None else f' {steps} steps'}")
+        every = splits(None)
+        seen = replace(every, train=Split(clean if corruption is None else corruption(clean), every.train.times))
+        return grey_box.train(chosen, seen, seed, grey_box.RUNS / name)[:2]
+
+    return Studied(splits, code, train)
+
+
+SYSTEMS: dict[str, Callable[[], Studied]] = {
+    "locomotion": locomotion,
+    "pendulum": partial(simulated, "pendulum"),
+    "advection_diffusion": partial(simulated, "advection_diffusion"),
+}
 
 
 def corrupt(x: Tensor, kind: str, share: float, like: Tensor, seed: int = 0) -> Tensor:

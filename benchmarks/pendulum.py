@@ -51,7 +51,7 @@ CODE = 6  # numbers in all codes of the grey box; black boxes get omega and the 
 def main() -> None:
     given = arguments("pendulum", __doc__)
     splits = data.generate(seed=0)
-    full = Row("grey box", Pendulum, COMPILED, training=TRAINING, published=PUBLISHED["grey box"])
+    full = grey_box()
     if given.ablate:
         tables = {"pendulum_ablation": HEADLINE, "pendulum_ablation_counterfactual": ERRORS}
         rows = ablations(full.trained(steps=ABLATED))
@@ -85,6 +85,11 @@ ODE = {
     "start": (1.0, 0.1),
     "gradient": "parallel",
 }
+
+
+def grey_box() -> Row:
+    """Return the row of the model with its recipe."""
+    return Row("grey box", Pendulum, COMPILED, training=TRAINING, published=PUBLISHED["grey box"])
 
 
 def _named(row: Row, name: str, model: Any = Pendulum, options: Any = None) -> Row:
