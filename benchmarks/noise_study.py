@@ -31,7 +31,7 @@ from _store import store
 from torch import Tensor
 
 from physzoo.inference.reconstruction import evaluating
-from physzoo.models.datasets.splits import Split, Splits
+from physzoo.models.datasets.splits import Splits
 from physzoo.models.pca import PCA
 
 KINDS = ("gaussian", "impulse", "structured")
@@ -79,7 +79,8 @@ def simulated(name: str) -> Studied:
         chosen = row if steps is None else row.trained(steps=steps)
         chosen = replace(chosen, name=f"{row.name}{how}{'' if steps is None else f' {steps} steps'}")
         every = splits(None)
-        seen = replace(every, train=Split(clean if corruption is None else corruption(clean), every.train.times))
+        x = clean if corruption is None else corruption(clean)
+        seen = replace(every, train=replace(every.train, x=x))
         return grey_box.train(chosen, seen, seed, grey_box.RUNS / name)[:2]
 
     return Studied(splits, code, train)
