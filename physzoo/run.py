@@ -12,12 +12,14 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, BadInput, Folder
 from .guides.unconstrained import Whitening
@@ -220,10 +222,11 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
     if task.animal.closed_form is not None:
         reference = exact_reference(task, budget)
     else:
-        found = whitening or laplace(task.model, task.data, seed=task.options.seed)
+        model, data = _in_double(task) if task.splits is not None else (task.model, task.data)
+        found = whitening or laplace(model, data, seed=task.options.seed)
         reference = hmc(
-            task.model,
-            task.data,
+            model,
+            data,
             loc=found.loc,
             tril=found.tril,
             chains=budget.chains,
@@ -234,6 +237,12 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
         )
     reference.save(stored)
     return reference
+
+
+def _in_double(task: Task) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A copy of a trained model and its data in float64, in which references are made; learnt parts are float32."""
+    data = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in task.data.items()}
+    return deepcopy(task.model).double().eval(), data
 
 
 def read_reference(path: Path) -> Reference:

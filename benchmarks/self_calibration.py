@@ -1,0 +1,77 @@
+"""Is each trained model's guide the posterior of that model? SBC of the stored weights on data that the model itself makes.
+
+    python benchmarks/self_calibration.py [NAME ...] [--datasets 512]
+
+What is missing from 95 % on test data, if this passes, is the model's error and not the guide's. p-values are Holm's over the
+group: the unknowns of the physics; the codes of the learnt parts; and the joint quantities log-likelihood, log joint, log q
+and TARP, which see what single ranks do not. Negative control: draws stretched by 0.8 about their mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from _store import store
+
+from physzoo.inference.calibrate import calibrate
+from physzoo.inference.calibration import Calibration
+from physzoo.inference.sbc import holm
+from physzoo.weights import available, load
+
+JOINT = ("log_likelihood", "log_joint", "log_q", "tarp")
+SEED = 71301
+LEVEL = 0.01
+
+
+def row(name: str, datasets: int) -> dict[str, Any]:
+    """Return the line of one animal."""
+    trained = load(name)
+    inside = tuple(getattr(trained.model, "physics_sites", ()))
+    started = time.process_time()
+    found = calibrate(trained.model, trained.guide, datasets=datasets, seed=SEED, progress=False)
+    control = calibrate(trained.model, trained.guide, datasets=datasets, seed=SEED + 9, widen=0.8, progress=False)
+    metrics = trained.facts.get("metrics", {})
+    return {
+        "animal": name,
+        "physics": _smallest(found, lambda key: key.startswith(inside)),
+        "codes": _smallest(found, lambda key: key not in JOINT and not key.startswith(inside)),
+        "joint": _smallest(found, lambda key: key in JOINT),
+        "joint_rejected": ", ".join(key for key in JOINT if found.adjusted.get(key, 1.0) < LEVEL) or "none",
+        "coverage_95_of_the_joint": found.coverage.get(0.95),
+        "median_k_hat": float(np.median(found.k_hat)),
+        "sd_x_0.8_rejected": not control.passed,
+        "test_coverage_95": {k.removesuffix("_covered_95"): v for k, v in metrics.items() if k.endswith("_covered_95")},
+        "cpu_seconds": time.process_time() - started,
+    }
+
+
+def _smallest(found: Calibration, wanted: Any) -> float | None:
+    chosen = {key: p for key, p in found.pvalues.items() if wanted(key)}
+    return min(holm(chosen).values()) if chosen else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "names", nargs="*", default=list(available()), help="animals; all with stored weights by default"
+    )
+    parser.add_argument("--datasets", type=int, default=512)
+    given = parser.parse_args()
+    wrong = sorted(set(given.names) - set(available()))
+    if wrong:
+        sys.exit(f"names: got {', '.join(wrong)}, expected some of {', '.join(available()) or 'none'}")
+    torch.set_num_threads(1)
+    rows = []
+    for name in given.names:
+        rows.append(row(name, given.datasets))
+        print(rows[-1], flush=True)
+    store("self_calibration", rows, datasets=given.datasets, level=LEVEL, seed=SEED)
+
+
+if __name__ == "__main__":
+    main()
