@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ def darcy2d(rows: Rows) -> dict[str, Any]:
     return {"c2st": row["c2st"], "calibration": f"k-hat {row['k_hat']:.2f}; {verdict}"}
 
 
-def grey_box(rows: Rows) -> dict[str, Any]:
+def grey_box(rows: Rows, name: str = "grey box") -> dict[str, Any]:
     """Coverage on test data of the unknowns of the physics, mean over trainings, where they are known."""
-    row = next(row for row in rows if row["row"] == "grey box")
+    row = next(row for row in rows if row["row"] == name)
     mark = "_covered_95"
     covered = [f"{key.removesuffix(mark)} {100 * value:.0f}" for key, value in row.items() if key.endswith(mark)]
     words = f"95 % intervals on test data cover {', '.join(covered)} %" if covered else "no truths to check against"
@@ -64,6 +65,7 @@ SOURCES: dict[str, tuple[str, Callable[[Rows], dict[str, Any]]]] = {
     "poisson1d": ("poisson1d_forward", poisson1d),
     "darcy2d": ("darcy2d", darcy2d),
     **{name: (name, grey_box) for name in ("pendulum", "advection_diffusion", "galaxy", "locomotion")},
+    "locomotion_attentive_flow": ("locomotion", partial(grey_box, name="attentive flow, both")),
 }
 
 
