@@ -79,7 +79,10 @@ def arguments(system: str, text: str | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", help="rows to run, by name; what is stored holds these alone")
     parser.add_argument("--runs", type=Path, default=RUNS / system, help="folder of checkpoints and numbers")
     torch.set_num_threads(1)
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.ablate:  # its rows have names of the main table's, and fewer steps
+        given.runs = given.runs / "ablation"
+    return given
 
 
 def ablations(row: Row) -> list[Row]:
@@ -111,6 +114,7 @@ def build(row: Row, split: Split, seed: int) -> tuple[nn.Module, Any, Objective]
 def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module, Any, float]:
     """Train a row from where its checkpoint stands; return model, guide and the CPU seconds of all calls together."""
     settings, path = row.settings(), _path(folder, row, seed, ".pt")
+    _prepare(row, splits, seed, folder)
     model, guide, objective = build(row, splits.train, seed)
     batch = min(settings.pop("batch_size", len(splits.train)), len(splits.train))
     finish = settings.pop("finish", None)
@@ -119,7 +123,9 @@ def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module,
     if "evaluate_every" in settings:
         settings["held_out"] = DataSets(splits.valid.data)
     folder.mkdir(parents=True, exist_ok=True)
-    clock = _Clock(objective, path)
+    clock, last = _Clock(objective, path), _path(folder, row, seed, ".finished.pt")
+    if clock.step < settings["steps"]:
+        last.unlink(missing_ok=True)  # it finished another model
     options = {"progress": False, "max_skipped": 10, "warmup": 0.02, "seed": seed, **settings}
     fit(
         model, guide, DataSets(splits.train.data, batch_size=batch), clock,
@@ -127,11 +133,11 @@ def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module,
     )  # fmt: skip
     seconds = clock.stop()
     if finish is not None:
-        path = _path(folder, row, seed, ".finished.pt")
-        clock, options = _Clock(ForwardKL(), path), {**finish, "seed": seed, "warmup": 0.02, "progress": False}
+        clock = _Clock(ForwardKL(), last)
+        options = {"seed": seed, "warmup": 0.02, "progress": False, "max_skipped": 10, **finish}
         fit(
             model, guide, Simulator(options.pop("batch_size")), clock,
-            checkpoint=path, checkpoint_every=EVERY, resume=path.exists(), **options,
+            checkpoint=last, checkpoint_every=EVERY, resume=last.exists(), **options,
         )  # fmt: skip
         seconds += clock.stop()
     return model, guide, seconds
@@ -144,16 +150,9 @@ def run(row: Row, splits: Splits, seed: int, folder: Path, extra: Extra | None =
         extra: (model, guide, test split) -> more numbers, e.g. counterfactual errors.
         **how: options of ``evaluate``.
     """
-    path, mark = _path(folder, row, seed, ".json"), _mark(row, splits, seed)
-    begun = _mark(row.trained(finish=None), splits, seed)
-    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if stored.get("mark") == mark and "numbers" in stored:
+    stored = _prepare(row, splits, seed, folder)
+    if "numbers" in stored:
         return stored["numbers"]
-    if stored.get("mark") != mark:
-        _path(folder, row, seed, ".finished.pt").unlink(missing_ok=True)
-    if stored.get("begun", stored.get("mark")) != begun:
-        _path(folder, row, seed, ".pt").unlink(missing_ok=True)
-    _write(path, {"mark": mark, "begun": begun})
     model, guide, seconds = train(row, splits, seed, folder)
     test = _test(splits)
     found = evaluate(model, guide, test.data, truths=test.truths, seed=seed, **how)
@@ -162,9 +161,23 @@ def run(row: Row, splits: Splits, seed: int, folder: Path, extra: Extra | None =
         numbers["noise_sd"] = float(model.sd)  # pyright: ignore[reportArgumentType]
     if extra is not None:
         numbers |= extra(model, guide, test)
-    _write(path, {"mark": mark, "begun": begun, "numbers": numbers})
+    _write(_path(folder, row, seed, ".json"), {**stored, "numbers": numbers})
     print(f"{row.name}, seed {seed}: " + ", ".join(f"{k} {v:.4g}" for k, v in numbers.items()), flush=True)
     return numbers
+
+
+def _prepare(row: Row, splits: Splits, seed: int, folder: Path) -> dict[str, Any]:
+    """Take away checkpoints of other settings or data; return what is on file of these: marks and, if done, numbers."""
+    path, mark = _path(folder, row, seed, ".json"), _mark(row, splits, seed)
+    begun = _mark(row.trained(finish=None), splits, seed)
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if stored.get("mark") == mark:
+        return stored
+    _path(folder, row, seed, ".finished.pt").unlink(missing_ok=True)
+    if stored.get("begun", stored.get("mark")) != begun:
+        _path(folder, row, seed, ".pt").unlink(missing_ok=True)
+    _write(path, {"mark": mark, "begun": begun})
+    return {"mark": mark, "begun": begun}
 
 
 def closed_form(name: str, found: Evaluation, seconds: float, published: Mapping[str, float] | None = None) -> Any:
@@ -262,7 +275,9 @@ def small(splits: Splits, sets: int = 64) -> Splits:
 def _short(row: Row) -> dict[str, Any]:
     settings = row.settings()
     guide = {"simulations": 256, **settings.get("guide", {})}
-    return {"steps": 20, "batch_size": 32, "guide": guide}
+    finish = settings.get("finish")
+    last = {} if finish is None else {"finish": {**finish, "steps": 20}}
+    return {"steps": 20, "batch_size": 32, "guide": guide, **last}
 
 
 class _Clock:

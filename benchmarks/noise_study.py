@@ -77,6 +77,7 @@ def simulated(name: str) -> Studied:
     def train(clean: Tensor, corruption: Corruption | None, seed: int, steps: int | None) -> tuple[Any, Any]:
         how = "" if corruption is None else " {kind} {share}".format(**corruption.keywords)  # type: ignore[attr-defined]
         chosen = row if steps is None else row.trained(steps=steps)
+        chosen = chosen if corruption is None else chosen.trained(finish=None)  # simulations are not corrupted
         chosen = replace(chosen, name=f"{row.name}{how}{'' if steps is None else f' {steps} steps'}")
         every = splits(None)
         x = clean if corruption is None else corruption(clean)

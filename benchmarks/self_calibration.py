@@ -38,21 +38,24 @@ def row(name: str, datasets: int) -> dict[str, Any]:
     metrics = trained.facts.get("metrics", {})
     return {
         "animal": name,
-        "physics": _smallest(found, lambda key: key.startswith(inside)),
-        "codes": _smallest(found, lambda key: key not in JOINT and not key.startswith(inside)),
+        "physics": _smallest(found, lambda key: key.split("[")[0] in inside),
+        "codes": _smallest(found, lambda key: key not in JOINT and key.split("[")[0] not in inside),
         "joint": _smallest(found, lambda key: key in JOINT),
-        "joint_rejected": ", ".join(key for key in JOINT if found.adjusted.get(key, 1.0) < LEVEL) or "none",
+        "joint_rejected": ", ".join(key for key, p in _group(found, JOINT.__contains__).items() if p < LEVEL) or "none",
         "coverage_95_of_the_joint": found.coverage.get(0.95),
         "median_k_hat": float(np.median(found.k_hat)),
-        "sd_x_0.8_rejected": not control.passed,
+        "sd_x_0.8_rejected": bool(control.rejected),
         "test_coverage_95": {k.removesuffix("_covered_95"): v for k, v in metrics.items() if k.endswith("_covered_95")},
         "cpu_seconds": time.process_time() - started,
     }
 
 
+def _group(found: Calibration, wanted: Any) -> dict[str, float]:
+    return holm({key: p for key, p in found.pvalues.items() if wanted(key)})
+
+
 def _smallest(found: Calibration, wanted: Any) -> float | None:
-    chosen = {key: p for key, p in found.pvalues.items() if wanted(key)}
-    return min(holm(chosen).values()) if chosen else None
+    return min(_group(found, wanted).values(), default=None)
 
 
 def main() -> None:

@@ -101,8 +101,17 @@ def _grey_box(name: str, say: Callable[[Row], str]) -> tuple[str, str, str] | No
     """The line of a grey box, mean and sd over its trainings; none before its table is stored."""
     if not (RESULTS / f"{name}.json").exists():
         return None
-    row = next(row for row in table(name)["rows"] if row["row"] == "grey box")
-    data = {"locomotion": "100 measured validation strides"}.get(name, "simulated test data")
+    stored = table(name)
+    row = next((row for row in stored["rows"] if row["row"] == "grey box" and row["seeds"] > 1), None)
+    if row is None:
+        return None
+    data = "simulated test data"
+    if name == "locomotion":
+        data = (
+            "100 validation strides of "
+            + ("simulated" if stored["facts"]["data"].startswith("synth") else "measured")
+            + " walking"
+        )
     return f"`{name}` on {data}, mean of {row['seeds']} trainings", say(row), name
 
 

@@ -31,6 +31,7 @@ TABLEAUX: dict[str, tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tupl
 }
 
 FEWEST = 64  # samples below which a step is not worth compiling
+VARIANTS = 64
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
@@ -75,11 +76,12 @@ def integrate(
 class Compiled:
     """Steps of right-hand sides, compiled when first used; what cannot be compiled runs as it is, with a warning.
 
-    A deep copy starts empty: a compiled step holds on to the networks that it was compiled with.
+    Layouts, dtypes and right-hand sides of a process may make ``VARIANTS`` compiled steps together; what comes after these
+    runs as it is. A deep copy starts empty: a compiled step holds on to the networks that it was compiled with.
     """
 
     def __init__(self) -> None:
-        self._steps: dict[Any, Any] = {}
+        self._steps: dict[Any, tuple[Any, Any]] = {}  # key -> right-hand side, which the id in the key is of; step
 
     def __deepcopy__(self, memo: Any) -> Compiled:
         return Compiled()
@@ -99,10 +101,11 @@ class Compiled:
         if start[..., 0].numel() < FEWEST:
             return integrate(velocity, start, knots, method, substeps)
         checks = Distribution._validate_args  # which torch.compile switches off for the whole process
+        key = (id(getattr(rhs, "__self__", rhs)), getattr(rhs, "__func__", None), method)
         try:
-            if rhs not in self._steps:
-                self._steps[rhs] = _compiled(rhs, method)
-            function = self._steps[rhs]
+            if key not in self._steps:
+                self._steps[key] = rhs, _compiled(rhs, method)
+            function = self._steps[key][1]
             if function is None:
                 return integrate(velocity, start, knots, method, substeps)
             plain = {name: value.contiguous() for name, value in z.items()}  # each layout would be compiled anew
@@ -110,7 +113,7 @@ class Compiled:
             return integrate(velocity, start.contiguous(), knots, method, substeps, compiled)
         except Exception as error:
             path = integrate(velocity, start, knots, method, substeps)  # a mistake in the equation is told by itself
-            self._steps[rhs] = None
+            self._steps[key] = rhs, None
             reason = str(error).strip().split("\n", 1)[0][:120]
             warnings.warn(f"compile: the step could not be compiled and runs as it is ({reason})", stacklevel=2)
             return path
@@ -122,4 +125,8 @@ def _compiled(rhs: Callable[..., Tensor], method: str) -> Any:
     def one(t: Tensor, h: Tensor, u: Tensor, z: dict[str, Tensor]) -> Tensor:
         return step(lambda s, v: rhs(s, v, z), method, t, h, u)
 
-    return torch.compile(one)
+    compiler: Any = torch.compile
+    try:
+        return compiler(one, recompile_limit=VARIANTS)
+    except TypeError:  # an older torch, whose own limit is 8
+        return compiler(one)

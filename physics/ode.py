@@ -123,6 +123,9 @@ class ODEProblem(Problem):
         if dtype is None and isinstance(times, Tensor) and times.is_floating_point():
             dtype = times.dtype
         self.register_buffer("times", exact.to(dtype or torch.get_default_dtype()))
+        if not bool((self.times.diff() > 0).all()):
+            got = shown(exact.tolist())
+            raise ValueError(f"times got {got}, expected times further apart, or dtype=torch.float64, or a later start")
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return the trajectory u, shape (..., T, k), whose defects are ``residual`` (by default zero).

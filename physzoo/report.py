@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .figures import draw_fit, draw_marginals, draw_pairs, draw_predictive
-from .folder import CHECKPOINT, PAGE, POSTERIOR, REFERENCE, REPORT, Folder
+from .folder import CHECKPOINT, FINISHED, PAGE, POSTERIOR, REFERENCE, REPORT, Folder
 from .inference.compare import Comparison
 from .inference.importance import k_hat
 from .inference.reference import Reference
@@ -53,7 +53,8 @@ def write_report(result: Result, folder: Folder) -> str:
 
     record = report(result)
     figures = draw_figures(result, folder, record)
-    record["files"] = [POSTERIOR, CHECKPOINT, REFERENCE, *figures, PAGE]
+    kept = [name for name in (POSTERIOR, CHECKPOINT, FINISHED, REFERENCE) if folder.file(name).is_file()]
+    record["files"] = [*kept, *figures, PAGE]
     folder.write_json(REPORT, record)
     folder.write_text(PAGE, page(record, result.task.animal, {name: folder.file(name) for name in figures}))
     return str(record["verdict"])

@@ -126,10 +126,12 @@ def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tup
     animal = animal_named(name)
     folder = Folder.claim(out, settings_of(animal, options), options.resume)
     if options.resume and folder.file(CHECKPOINT).exists():
-        load(folder.file(CHECKPOINT))  # damaged files are refused before any work is done
+        for file in (CHECKPOINT, FINISHED):  # damaged files are refused before any work is done
+            if folder.file(file).exists():
+                load(folder.file(file))
         if folder.file(REFERENCE).is_file():
             read_reference(folder.file(REFERENCE))
-    elif not options.resume:
+    else:  # what is left of an older fit belongs to it
         for file in (CHECKPOINT, FINISHED, REFERENCE):
             folder.file(file).unlink(missing_ok=True)
     whitening = None
@@ -169,6 +171,8 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         note(_steps_and_loss(fitted))
     training = task.animal.training
     if training is not None and training.finish is not None:
+        task.model.to("cpu")
+        task.guide.to("cpu")
         with clock("finish") as note:
             note(_steps_and_loss(_finish(task, training.finish, replace(settings, checkpoint=folder.file(FINISHED)))))
     task.model.to("cpu")
@@ -194,7 +198,7 @@ def _finish(task: Task, finish: Mapping[str, Any], settings: FitOptions) -> Fit:
     """The last stage: the guide alone learns from simulations of the trained model."""
     steps = fewer(finish["steps"], task.options.quick)
     source = Simulator(finish["batch_size"], given=unobserved(task.model, task.data))
-    changes = {"steps": steps, "learning_rate": finish["learning_rate"]}
+    changes = {"steps": steps, "learning_rate": finish["learning_rate"], "checkpoint_every": max(1, steps // 5)}
     return fit(task.model, task.guide, source, ForwardKL(), replace(settings, **changes))
 
 

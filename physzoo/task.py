@@ -209,8 +209,6 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
     found = folder.settings()
     if not folder.file(CHECKPOINT).is_file():
         raise BadInput(f"DIR: got '{path}', a run without checkpoint, expected one whose fit is done")
-    last = FINISHED if folder.file(FINISHED).is_file() else CHECKPOINT
-    state = load(folder.file(last))
     kinds = {"guide": str, "steps": int, "seed": int, "quick": bool}
     wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
     if wrong:
@@ -219,6 +217,15 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
         )
     options = RunOptions(guide=found["guide"], steps=found["steps"], seed=found["seed"], progress=progress)
     animal = animal_named(found["name"])
+    finish = None if animal.training is None else animal.training.finish
+    last, steps = CHECKPOINT, found["steps"]
+    if finish is not None:
+        last, steps = FINISHED, fewer(finish["steps"], found["quick"])
+    state = load(folder.file(last)) if folder.file(last).is_file() else {}
+    if state.get("stopped") != "early" and state.get("step", 0) < steps:
+        raise BadInput(
+            f"DIR: got '{path}', a run whose fit is not done, expected a fit that --resume has brought to its end"
+        )
     # the steps in the settings are those of the run, quick or not
     task = replace(build_task(animal, options, None, 0), options=replace(options, quick=bool(found["quick"])))
     try:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -84,6 +85,29 @@ def test_what_cannot_be_compiled_runs_with_a_warning(monkeypatch: pytest.MonkeyP
     with torch.no_grad(), warnings.catch_warnings():  # once is enough
         warnings.simplefilter("error", UserWarning)
         problem.solve(z)
+
+
+@dataclass
+class Unhashable:
+    rate: float
+
+    def __call__(self, t: Tensor, u: Tensor, z: dict[str, Tensor]) -> Tensor:
+        return -self.rate * u
+
+
+def test_an_equation_need_not_be_hashable_and_the_method_may_change() -> None:
+    problem, z = ODEProblem(Unhashable(1.0), [0.0, 0.5, 1.0], compile=True), {"initial_state": torch.ones(80, 1)}
+    with torch.no_grad():
+        assert float((problem.solve(z)[:, -1] - torch.tensor(-1.0).exp()).abs().max()) < 1e-3
+        problem.method = "euler"
+        assert float((problem.solve(z)[:, -1] - 0.25).abs().max()) < 1e-6
+
+
+def test_times_that_float32_cannot_tell_apart_are_refused() -> None:
+    times = [2e7, 2e7 + 0.3, 2e7 + 1.5]
+    with pytest.raises(ValueError, match=r"expected times further apart, or dtype=torch\.float64"):
+        ODEProblem(Pull(), times)
+    ODEProblem(Pull(), times, dtype=torch.float64)
 
 
 def test_a_mistake_in_the_equation_is_told_by_itself() -> None:
