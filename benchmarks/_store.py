@@ -55,6 +55,11 @@ def store(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:
     return path
 
 
+def lines_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a stored table with all their numbers, also where the table shows some of them only."""
+    return record["facts"].get("everything", record["rows"])
+
+
 def table_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return rows as an aligned text table, numbers to the right with four significant digits."""
     columns = list(dict.fromkeys(column for row in rows for column in row))

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _store import RESULTS
+from _store import RESULTS, lines_of
 
 from physzoo.inference.checkpoint import write_atomically
 
@@ -77,7 +77,7 @@ def main() -> None:
             print(f"{name}: no table {table}.json, so no certificate")
             continue
         record = json.loads(path.read_text(encoding="utf-8"))
-        found[name] = {**summary(record["rows"]), "date": record["date"], "command": record["command"]}
+        found[name] = {**summary(lines_of(record)), "date": record["date"], "command": record["command"]}
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
     write_atomically(TARGET, lambda file: file.write(text.encode()))
     print(text)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from _store import RESULTS
+from _store import RESULTS, lines_of
 
 Row = dict[str, Any]
 
@@ -102,7 +102,7 @@ def _grey_box(name: str, say: Callable[[Row], str]) -> tuple[str, str, str] | No
     if not (RESULTS / f"{name}.json").exists():
         return None
     stored = table(name)
-    row = next((row for row in stored["rows"] if row["row"] == "grey box" and row["seeds"] > 1), None)
+    row = next((row for row in lines_of(stored) if row["row"] == "grey box" and row["seeds"] > 1), None)
     if row is None:
         return None
     data = "simulated test data"

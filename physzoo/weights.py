@@ -96,6 +96,7 @@ def save(task: Task, facts: Mapping[str, Any], folder: str | Path | None = None)
         side = file.with_name(f".{file.name}.tmp")
         try:
             write(side)
+            side.chmod(0o644)
             side.replace(file)
         finally:
             side.unlink(missing_ok=True)
