@@ -25,16 +25,19 @@ from torch import Tensor, nn
 from physzoo.guides.cleansing import cleansing_guide
 from physzoo.inference.checkpoint import CheckpointError, load
 from physzoo.inference.closed_forms import principal_components, training_mean
-from physzoo.inference.data import DataSets, Simulator
+from physzoo.inference.data import DataSets
 from physzoo.inference.fit import fit
 from physzoo.inference.grey_box import GreyBoxELBO
 from physzoo.inference.objectives import ELBO, ForwardKL, Objective
+from physzoo.inference.options import FitOptions
 from physzoo.inference.reconstruction import Evaluation, evaluate
+from physzoo.inference.stages import guide_last, physics_first
 from physzoo.models.baselines import BlackBox, NeuralODE, black_box_guide
 from physzoo.models.datasets.splits import Split, Splits
 
 RUNS = Path(__file__).parents[1] / "runs"
 REGULARISERS = ("predictive", "cleansing", "sleep", "whole_sleep")
+STAGES = ("start", "finish")
 EVERY = 500  # steps between checkpoints
 
 Numbers = dict[str, float]
@@ -49,9 +52,9 @@ class Row:
         name: what it is called, e.g. "grey box".
         model: builds the model from ``options``; a GreyBox, or one of models/baselines.py.
         options: JSON-able options of the model.
-        training: {"guide": {...}, "objective": {...}, "steps": .., "learning_rate": .., "batch_size": ..}, "finish" as in
-            ``Training``, and further options of ``fit``; a dataclass with these fields does too. An "evaluate_every" makes
-            the validation split choose the best state.
+        training: {"guide": {...}, "objective": {...}, "steps": .., "learning_rate": .., "batch_size": ..}, "start" and
+            "finish" as in ``Training``, and further options of ``fit``; a dataclass with these fields does too. An
+            "evaluate_every" makes the validation split choose the best state.
         published: metric -> published number, metrics as in ``Evaluation.flat``.
     """
 
@@ -86,11 +89,13 @@ def arguments(system: str, text: str | None) -> argparse.Namespace:
 
 
 def ablations(row: Row) -> list[Row]:
-    """Return the row; without its last stage; without that and each of its regularisers in turn; and without all of them."""
+    """Return the row; without its last stage; without that and each of the rest in turn; and without all regularisers."""
     bare = replace(row.trained(finish=None), name="without the last stage", published={})
     objective = dict(row.settings().get("objective", {}))
     used = [name for name in REGULARISERS if objective.get(name)]
     rows = [row] if row.settings().get("finish") is None else [row, bare]
+    if row.settings().get("start") is not None:
+        rows.append(replace(bare.trained(start=None), name="without the first stage"))
     for name in used:
         rows.append(replace(bare.trained(objective={**objective, name: 0.0}), name=f"without {name}"))
     none = {**objective, **dict.fromkeys(used, 0.0)}
@@ -117,7 +122,7 @@ def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module,
     _prepare(row, splits, seed, folder)
     model, guide, objective = build(row, splits.train, seed)
     batch = min(settings.pop("batch_size", len(splits.train)), len(splits.train))
-    finish = settings.pop("finish", None)
+    start, finish = settings.pop("start", None), settings.pop("finish", None)
     for name in ("make", "guide", "objective"):
         settings.pop(name, None)
     if "evaluate_every" in settings:
@@ -126,19 +131,17 @@ def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module,
     clock, last = _Clock(objective, path), _path(folder, row, seed, ".finished.pt")
     if clock.step < settings["steps"]:
         last.unlink(missing_ok=True)  # it finished another model
-    options = {"progress": False, "max_skipped": 10, "warmup": 0.02, "seed": seed, **settings}
-    fit(
-        model, guide, DataSets(splits.train.data, batch_size=batch), clock,
-        checkpoint=path, checkpoint_every=EVERY, resume=path.exists(), **options,
+    options = FitOptions(
+        **{"progress": False, "max_skipped": 10, "warmup": 0.02, "seed": seed, **settings},
+        checkpoint=path, checkpoint_every=EVERY, resume=True,
     )  # fmt: skip
+    if start is not None and not path.exists():
+        physics_first(model, guide, start, options)
+    fit(model, guide, DataSets(splits.train.data, batch_size=batch), clock, options)
     seconds = clock.stop()
     if finish is not None:
         clock = _Clock(ForwardKL(), last)
-        options = {"seed": seed, "warmup": 0.02, "progress": False, "max_skipped": 10, **finish}
-        fit(
-            model, guide, Simulator(options.pop("batch_size")), clock,
-            checkpoint=last, checkpoint_every=EVERY, resume=last.exists(), **options,
-        )  # fmt: skip
+        guide_last(model, guide, finish, replace(options, checkpoint=last), objective=clock)
         seconds += clock.stop()
     return model, guide, seconds
 
@@ -275,9 +278,8 @@ def small(splits: Splits, sets: int = 64) -> Splits:
 def _short(row: Row) -> dict[str, Any]:
     settings = row.settings()
     guide = {"simulations": 256, **settings.get("guide", {})}
-    finish = settings.get("finish")
-    last = {} if finish is None else {"finish": {**finish, "steps": 20}}
-    return {"steps": 20, "batch_size": 32, "guide": guide, **last}
+    stages = {name: {**settings[name], "steps": 20} for name in STAGES if settings.get(name) is not None}
+    return {"steps": 20, "batch_size": 32, "guide": guide, **stages}
 
 
 class _Clock:
@@ -320,7 +322,7 @@ def _path(folder: Path, row: Row, seed: int, suffix: str) -> Path:
 def _mark(row: Row, splits: Splits, seed: int) -> str:
     """What the numbers depend on, as far as it can be seen: options, training, data."""
     x = splits.train.x
-    settings = {name: value for name, value in row.settings().items() if (name, value) != ("finish", None)}
+    settings = {name: value for name, value in row.settings().items() if name not in STAGES or value is not None}
     seen = [row.model.__qualname__, row.options, settings, seed, tuple(x.shape), float(x.double().square().sum())]
     return hashlib.sha256(json.dumps(seen, default=_name, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -18,6 +18,7 @@ IN_THE_ZOO = (
     "linear_gaussian",
     "poisson1d",
     "darcy2d",
+    "aristoff_bangerth",
     "pendulum",
     "advection_diffusion",
     "galaxy",
@@ -73,8 +74,9 @@ class Training:
         make: builds the guide, called like ``cleansing_guide``, which it is where nothing is given.
         guide: what it is given beside the model and the data.
         objective: what ``GreyBoxELBO`` is given, above all the weights; ``None`` for the plain ELBO.
-        finish: a last stage of the guide alone, {"steps":, "learning_rate":, "batch_size":}: the forward KL on simulations of
-            the trained model, which no longer changes. It makes the guide the posterior of this model.
+        start, finish: a stage of the guide alone before the fit and one after it, each {"steps":, "learning_rate":,
+            "batch_size":}: the forward KL on simulations. The first is of the physics, so that the learnt parts meet data
+            from which the physics is inferred already; the last is of the trained model, whose posterior the guide becomes.
         counterfactual: (truths, site, factor) -> noise-free data had that unknown been multiplied, where that is known.
         periodic: site -> period, for unknowns whose error is taken on a circle.
     """
@@ -84,6 +86,7 @@ class Training:
     make: Callable[..., Any] | None = None
     guide: Mapping[str, Any] = field(default_factory=dict)
     objective: Mapping[str, Any] | None = None
+    start: Mapping[str, Any] | None = None
     finish: Mapping[str, Any] | None = None
     counterfactual: Callable[[Mapping[str, Any], str, float], Any] | None = None
     periodic: Mapping[str, float] = field(default_factory=dict)

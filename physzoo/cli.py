@@ -119,11 +119,15 @@ def show(name: Name) -> None:
     training, many = animal.training, recipe.encoder is not None
     goal = recipe.objective if training is None or training.objective is None else "elbo and regularisers"
     source = "training data" if training is not None else "simulations" if many else "its one data set"
-    last = None if training is None else training.finish
-    then = (
-        "" if last is None else f", then {last['steps']} steps of the guide alone on simulations of the trained model"
+    first, last = (None, None) if training is None else (training.start, training.finish)
+    stages = [
+        "" if first is None else f"{first['steps']} steps of the guide alone on simulations of the physics, then "
+    ]
+    stages.append(f"{recipe.steps} steps on {source}")
+    stages.append(
+        "" if last is None else f", then {last['steps']} of the guide alone on simulations of the trained model"
     )
-    print(f"recipe\n  guide {animal.guide}, objective {goal}, {recipe.steps} steps on {source}{then}")
+    print(f"recipe\n  guide {animal.guide}, objective {goal}, {''.join(stages)}")
     print(f"likelihoods\n  {', '.join(animal.likelihoods)}")
     print(f"certificate\n  {certificate(certificates().get(name))}")
     print(f"source\n  {animal.source}")

@@ -40,6 +40,7 @@ from .inference.reconstruction import Evaluation, evaluate
 from .inference.reference import Reference, summarise
 from .inference.reference_hmc import hmc
 from .inference.reference_nuts import nuts
+from .inference.stages import guide_last, physics_first
 from .task import Budget, RunOptions, Task, animal_named, build_task, fewer, settings_of
 
 if TYPE_CHECKING:
@@ -166,15 +167,22 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
     )
     if task.splits is not None:
         settings = replace(settings, warmup=0.02, max_skipped=10)
+    training = task.animal.training
+    begun = options.resume and folder.file(CHECKPOINT).exists()
+    if training is not None and training.start is not None and not begun:
+        with clock("start") as note:
+            start = fewer_steps(training.start, options.quick)
+            note(_steps_and_loss(physics_first(task.model, task.guide, start, settings)))
     with clock("fit") as note:
         fitted = fit(task.model, task.guide, source, objective_of(task), settings)
         note(_steps_and_loss(fitted))
-    training = task.animal.training
     if training is not None and training.finish is not None:
         task.model.to("cpu")
         task.guide.to("cpu")
         with clock("finish") as note:
-            note(_steps_and_loss(_finish(task, training.finish, replace(settings, checkpoint=folder.file(FINISHED)))))
+            finish, given = fewer_steps(training.finish, options.quick), unobserved(task.model, task.data)
+            last = replace(settings, checkpoint=folder.file(FINISHED), checkpoint_every=max(1, finish["steps"] // 5))
+            note(_steps_and_loss(guide_last(task.model, task.guide, finish, last, given)))
     task.model.to("cpu")
     task.guide.to("cpu")
     with clock("posterior") as note:
@@ -194,12 +202,9 @@ def _steps_and_loss(found: Fit) -> str:
     return f"{found.steps} steps, loss {sum(last) / max(len(last), 1):.4g}"
 
 
-def _finish(task: Task, finish: Mapping[str, Any], settings: FitOptions) -> Fit:
-    """The last stage: the guide alone learns from simulations of the trained model."""
-    steps = fewer(finish["steps"], task.options.quick)
-    source = Simulator(finish["batch_size"], given=unobserved(task.model, task.data))
-    changes = {"steps": steps, "learning_rate": finish["learning_rate"], "checkpoint_every": max(1, steps // 5)}
-    return fit(task.model, task.guide, source, ForwardKL(), replace(settings, **changes))
+def fewer_steps(stage: Mapping[str, Any], quick: bool) -> dict[str, Any]:
+    """Return the options of a stage of a training, with the steps of a quick run if it is one."""
+    return {**stage, "steps": fewer(stage["steps"], quick)}
 
 
 def objective_of(task: Task) -> Objective:

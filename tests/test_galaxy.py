@@ -10,13 +10,33 @@ from physzoo.guides.cleansing import cleansing_guide
 from physzoo.guides.sites import simulate
 from physzoo.models.contract import check_model
 from physzoo.models.datasets import galaxy as data
-from physzoo.models.galaxy import PERIOD, Galaxy, Ring, angle, direction, eightfold
-from physzoo.models.image_networks import ImageCleansing, ImageEncoder, UNet
+from physzoo.models.datasets.splits import Split
+from physzoo.models.galaxy import (
+    DATA,
+    PERIOD,
+    TRAINING,
+    Degeneracy,
+    Galaxy,
+    angle,
+    direction,
+    eightfold,
+    training_splits,
+    turned_split,
+)
+from physzoo.models.image_networks import ImageCleansing, ImageEncoder, MapEncoder, MapGaussian, UNet
+from physzoo.models.image_priors import CellMixture, CellPrior, Ring
 
 
-def disk_of(turn: float) -> dict[str, torch.Tensor]:
+def disk_of(turn: float, colour: tuple[float, ...] = data.MEAN_COLOUR) -> dict[str, torch.Tensor]:
     known = {name: torch.tensor(value) for name, value in (("I0", 0.8), ("A", 0.25), ("e", 0.6))}
-    return {**known, "direction": direction(torch.tensor(turn))}
+    middle = {"colour": torch.tensor(colour), "centre": torch.zeros(2)}
+    return {**known, **middle, "direction": direction(torch.tensor(turn))}
+
+
+def z_of(truths) -> dict[str, torch.Tensor]:
+    """The unknowns of the model from the truths of the generator."""
+    same = {name: truths[name] for name in ("I0", "A", "e", "colour", "centre")}
+    return {**same, "direction": direction(truths["angle"])}
 
 
 def small(**options) -> Galaxy:
@@ -34,7 +54,7 @@ def test_the_disk_is_the_same_after_half_a_turn_and_another_one_after_a_quarter(
 
 
 def test_the_total_flux_of_the_disk_is_two_pi_squared_scale_length_times_axis_ratio() -> None:
-    z = {**disk_of(0.3), "A": torch.tensor(0.08), "e": torch.tensor(0.3)}
+    z = {**disk_of(0.3, (1.0,)), "A": torch.tensor(0.08), "e": torch.tensor(0.3)}
     flux = float(Galaxy(size=401, colour=(1.0,)).physics(z).sum()) * (2 / 401) ** 2
     assert flux == pytest.approx(2 * math.pi * 0.08**2 * 0.7 * 0.8, rel=2e-3)
 
@@ -88,17 +108,163 @@ def test_coverage_on_the_circle_does_not_see_the_seam() -> None:
         assert share == pytest.approx(level, abs=4 * math.sqrt(level * (1 - level) / sets))
 
 
-def test_the_learnt_part_starts_at_nothing_and_can_place_things_by_its_code() -> None:
+def test_the_physics_of_the_model_is_that_of_the_generator_with_colour_and_centre() -> None:
+    truths = data.generate(2, (60, 1, 1), 32).train
+    alone = truths.truths["neighbours"] == 0
+    assert int(alone.sum()) > 8
+    left = (truths.x - Galaxy().physics(z_of(truths.truths)))[alone] - data.BACKGROUND
+    assert float(left.std()) == pytest.approx(data.NOISE, rel=5 / (2 * left.numel()) ** 0.5)
+    assert abs(float(left.mean())) < 5 * data.NOISE / left.numel() ** 0.5
+
+
+def test_the_priors_of_colour_and_centre_are_those_of_the_generator() -> None:
+    priors = Galaxy().priors()
+    truths = data.generate(3, (2000, 1, 1), 4).train.truths
+    scores = torch.cat(
+        [(truths["colour"] / torch.tensor(data.MEAN_COLOUR)).log() / 0.1, truths["centre"] / 0.03], -1
+    ).flatten()
+    assert abs(float(scores.mean())) < 4 / len(scores) ** 0.5
+    assert float(scores.var()) == pytest.approx(1.0, abs=4 * (2 / len(scores)) ** 0.5)
+    median = torch.tensor(data.MEAN_COLOUR)
+    ratio = priors["colour"].log_prob(1.1 * median) - priors["colour"].log_prob(median)
+    assert float(ratio) == pytest.approx(-3 * math.log(1.1) - 1.5 * (math.log(1.1) / 0.1) ** 2, abs=1e-4)
+    off = priors["centre"].log_prob(torch.tensor([0.06, 0.0])) - priors["centre"].log_prob(torch.zeros(2))
+    assert float(off) == pytest.approx(-2.0, abs=1e-5)
+
+
+def test_the_guide_starts_from_the_brightness_of_each_channel_not_from_colour_and_intensity() -> None:
+    """At the start every draw of I0 has the colours that leave their product at the middle of the prior."""
     torch.manual_seed(0)
-    net = UNet(1, 1, 2, (9, 11), 2)
-    image, codes = torch.randn(2, 1, 9, 11), torch.randn(2, 2)
-    assert float(net(image, codes).abs().max()) == 0.0
+    w = torch.randn(500, 10, dtype=torch.float64)
+    w[:, 5:8] = 0.0
+    moved = Degeneracy()(w)
+    intensity = 0.5 + 0.5 * torch.sigmoid(math.pi / math.sqrt(3) * moved[:, 0])
+    brightness = intensity[:, None] * (0.1 * moved[:, 5:8]).exp()
+    assert torch.allclose(brightness, torch.full_like(brightness, 0.75))
+    assert torch.allclose(Degeneracy().inv(moved), w, atol=1e-12)
+    assert torch.equal(moved[:, [0, 1, 2, 3, 4, 8, 9]], w[:, [0, 1, 2, 3, 4, 8, 9]])
+    jacobian = torch.autograd.functional.jacobian(Degeneracy()._call, w[0])
+    assert float(torch.linalg.slogdet(jacobian)[1]) == pytest.approx(0.0, abs=1e-9)
+
+
+def mixture(cells: int) -> CellMixture:
+    """Three cells in four around 0, one in four around (2, -1)."""
+    weights = torch.tensor([0.75, 0.25], dtype=torch.float64)
+    loc = torch.tensor([[0.0, 0.0], [2.0, -1.0]], dtype=torch.float64)
+    scale = torch.tensor([[1.0, 0.5], [0.3, 0.2]], dtype=torch.float64)
+    return CellMixture(weights.log(), loc, scale, cells)
+
+
+def test_the_prior_of_a_cell_is_a_density_and_a_map_is_its_cells_channels_first() -> None:
+    along = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    plane = torch.stack(torch.meshgrid(along, along, indexing="ij"), -1)
+    assert float(mixture(1).log_prob(plane).exp().sum()) * 0.02**2 == pytest.approx(1.0, abs=1e-4)
+    code = torch.randn(4, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    single = sum(mixture(1).log_prob(code[:, :, cell]) for cell in range(3))
+    assert torch.allclose(mixture(3).log_prob(code.flatten(1)), torch.as_tensor(single))
+
+
+def test_maps_are_drawn_from_that_density_with_cells_that_differ() -> None:
+    torch.manual_seed(0)
+    cells = 50
+    codes = mixture(cells).expand(torch.Size([100])).sample(torch.Size([2])).reshape(200, 2, cells)
+    far = (codes[:, 0] - 2.0).abs() + (codes[:, 1] + 1.0).abs() < 1.0
+    centre = codes.mean((0, 2))
+    number = 200 * cells
+    for found, mean, sd in zip(centre, (0.5, -0.25), (1.23, 0.62), strict=True):
+        assert float(found) == pytest.approx(mean, abs=4 * sd / number**0.5)
+    own = torch.randn(200000, 2, dtype=torch.float64) * torch.tensor([1.0, 0.5])
+    near = float(((own[:, 0] - 2.0).abs() + (own[:, 1] + 1.0).abs() < 1.0).double().mean())
+    inside = torch.randn(200000, 2, dtype=torch.float64) * torch.tensor([0.3, 0.2])
+    share = 0.75 * near + 0.25 * float((inside.abs().sum(-1) < 1.0).double().mean())
+    assert float(far.double().mean()) == pytest.approx(share, abs=4 * (share / number) ** 0.5)
+    assert float(far.double().mean(-1).std()) == pytest.approx((share * (1 - share) / cells) ** 0.5, rel=0.25)
+
+
+def test_the_prior_of_the_codes_finds_how_often_a_cell_shows_something() -> None:
+    """One part of the mixture goes to the rare cells; what Normal(0, I) would draw there is forgotten."""
+    torch.manual_seed(0)
+    rare = torch.rand(500, 1, 16) < 0.1
+    codes = torch.where(rare, 3.0 + 0.3 * torch.randn(500, 2, 16), 0.5 * torch.randn(500, 2, 16)).flatten(1)
+    prior = CellPrior(2, 16)
+    assert prior().event_shape == (32,)
+    optimizer = torch.optim.Adam(prior.parameters(), 3e-2)
+    for _ in range(400):
+        loss = -prior().log_prob(codes).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    drawn = prior().sample(torch.Size([500])).unflatten(-1, (2, 16))
+    assert float((drawn.mean(1) > 1.75).float().mean()) == pytest.approx(0.1, abs=0.02)
+    assert float(codes.std()) == pytest.approx(float(drawn.std()), rel=0.05)
+    with pytest.raises(ValueError, match="parts"):
+        CellPrior(2, 16, 0)
+
+
+def test_the_codes_have_a_learnt_prior_unless_told_otherwise() -> None:
+    assert isinstance(small().code_priors["z_A"], CellPrior)
+    assert not small(parts=0).code_priors
+    assert not small(code=0).code_priors
+
+
+def test_the_learnt_part_starts_at_nothing_and_places_things_by_its_code() -> None:
+    torch.manual_seed(0)
+    net = UNet(1, 1, 2, (17, 30), 2)
+    blank, codes = torch.ones(1, 1, 17, 30), torch.zeros(2, 2, 5, 8)
+    codes[1, :, 1, 1] = 3.0
+    painted = net(blank, codes.flatten(1))
+    assert painted.shape == (2, 1, 17, 30)
+    assert not bool(painted.any())
     with torch.no_grad():
         net.last.weight.fill_(1.0)
-    blank = torch.zeros(2, 1, 9, 11)
-    painted = net(blank, codes)
-    assert painted.shape == image.shape
-    assert float((painted[0] - painted[1]).std()) > 1e-4
+    change = net(blank, codes.flatten(1)).detach().diff(dim=0).abs().squeeze()
+    assert float(change[:8, :8].max()) > 1e-4
+    assert float(change[:, 22:].max()) == 0.0
+
+
+def test_codes_are_local_and_learn_from_their_own_draws_alone() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 32, 32)
+    encoder = MapEncoder({"x": x})
+    family = MapGaussian(2 * 64, encoder.width)
+    spoiled = x.clone()
+    spoiled[:, :2, :2] += 5.0
+    first, second = (family(encoder(x=image)).like for image in (x, spoiled))
+    change = (first - second).abs().reshape(2, 8, 8)
+    assert float(change[:, 0, 0].max()) > 1e-4
+    assert float(change[:, 6:, 6:].max()) == 0.0
+    density = family(encoder(x=x))
+    drawn = density.rsample()
+    assert density.log_prob(drawn).requires_grad
+    again = density.log_prob(drawn.detach().clone())
+    assert not again.requires_grad
+    assert torch.allclose(density.log_prob(drawn), again, atol=1e-3)
+
+
+def test_turned_galaxies_keep_their_truths() -> None:
+    split = data.generate(4, (3, 1, 1), 16).train
+    model = Galaxy(size=16)
+    clean = model.physics(z_of(split.truths))
+    turned = turned_split(Split(clean, None, split.truths))
+    assert len(turned) == 24
+    assert torch.allclose(turned.x, model.physics(z_of(turned.truths)), atol=1e-5)
+    assert bool(((turned.truths["angle"] >= 0) & (turned.truths["angle"] < PERIOD)).all())
+    assert torch.equal(turned.truths["I0"], split.truths["I0"].repeat(8))
+
+
+def test_the_training_data_are_the_images_in_eight_positions() -> None:
+    splits = training_splits(3)
+    own = DATA.splits(3)
+    assert [len(split) for split in (splits.train, splits.valid, splits.test)] == [16000, 200, 500]
+    assert torch.equal(splits.train.x[:2000], own.train.x)
+    assert torch.equal(splits.test.x, own.test.x)
+
+
+def test_model_and_guide_are_small_enough_to_come_with_the_package() -> None:
+    model = Galaxy()
+    guide = cleansing_guide(model, DATA.one(), simulations=4, **TRAINING["guide"])
+    numbers = sum(value.numel() for part in (model, guide) for value in part.state_dict().values())
+    assert 4 * numbers < 2e6
 
 
 def test_networks_never_mix_images_and_ignore_what_is_masked() -> None:
@@ -111,15 +277,17 @@ def test_networks_never_mix_images_and_ignore_what_is_masked() -> None:
     assert torch.allclose(together[2], encoder(x=x[2], mask=mask[2]), atol=1e-6)
     spoiled = torch.where(mask, x, torch.nan)
     assert torch.equal(encoder(x=spoiled, mask=mask), together)
-    cleanse = ImageCleansing(x[0], 2, 2)
+    cleanse = ImageCleansing(x[0], 8, 2)
     cleanse.standardise(spoiled)
     torch.nn.init.normal_(cleanse.net.last.weight)
-    codes = torch.randn(5, 4, 2)
+    codes = torch.randn(5, 4, 8)
     cleansed = cleanse(spoiled, codes, mask)
     assert cleansed.shape == (5, 4, 3, 8, 8)
     assert torch.allclose(cleansed[3, 1], cleanse(spoiled[1], codes[3, 1], mask[1]), atol=1e-6)
     with pytest.raises(ValueError, match="channels, H, W"):
         ImageEncoder({"x": torch.zeros(4, 5)})
+    with pytest.raises(ValueError, match="a multiple of 4"):
+        ImageCleansing(x[0], 7)
 
 
 def test_the_eight_positions_are_different_images_of_turned_and_mirrored_disks() -> None:
@@ -146,7 +314,7 @@ def test_a_guide_of_the_physics_learns_the_angle_from_simulations_alone() -> Non
         loss.backward()
         optimizer.step()
     truths = data.generate(1, (2, 2, 200), 12).test.truths
-    z = {name: truths[name] for name in ("I0", "A", "e")} | {"direction": direction(truths["angle"])}
+    z = {**z_of(truths), "colour": truths["colour"][:, 2:]}
     found = angle(guide.sample({"x": model.physics(z)}, 50)["direction"])
     gap = direction(found).mean(0) - direction(truths["angle"])
     near = (truths["angle"] < 0.2) | (truths["angle"] > PERIOD - 0.2)
@@ -160,7 +328,5 @@ def test_it_keeps_the_contract_of_the_zoo(options) -> None:
     model = small(**options).double()
     x = data.generate(0, (2, 2, 2), 9).train.x[0].double()
     check_model(model, {"x": x})
-    guide = cleansing_guide(
-        model, {"x": x}, encoder=ImageEncoder, physics_encoder=ImageEncoder, cleanse=ImageCleansing, family="diagonal"
-    )
+    guide = cleansing_guide(model, {"x": x}, **TRAINING["guide"])
     check_model(model, {"x": x}, guide)

@@ -1,4 +1,4 @@
-"""The last stage of a training: the guide alone moves, its state is what is restored, and a resumed run does not repeat it."""
+"""The stages of a training before and after its fit: the guide alone moves; what is restored and resumed is the last one."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from physzoo.folder import CHECKPOINT, FINISHED, BadInput
+from physzoo.guides.cleansing import cleansing_guide
+from physzoo.guides.sites import simulate
 from physzoo.inference.checkpoint import CheckpointError, load
+from physzoo.inference.options import FitOptions
+from physzoo.inference.stages import physics_first
+from physzoo.models.galaxy import TRAINING, Galaxy
 from physzoo.run import fit_only
 from physzoo.task import RunOptions, restore
 
@@ -68,3 +73,41 @@ def test_a_damaged_last_stage_is_refused_before_any_work(folder: Path, tmp_path:
     (copied / FINISHED).write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointError):
         fit_only("pendulum", copied, RunOptions(steps=30, quick=True, resume=True, progress=False), say=lambda _: None)
+
+
+def test_the_first_stage_teaches_the_guide_of_the_physics_alone() -> None:
+    """After it, data of the physics alone are explained by the guide; model, codes and cleansing are as they were."""
+    torch.manual_seed(0)
+    model = Galaxy(size=12, code=2)
+    drawn = simulate(model.physics_alone, 200, seed=1)
+    data = {"x": drawn["x"]}
+    guide = cleansing_guide(model, {"x": drawn["x"][0]}, simulations=256, **TRAINING["guide"])
+    states = {
+        name: {key: value.clone() for key, value in part.state_dict().items()}
+        for name, part in (("model", model), ("guide", guide))
+    }
+    before = float(guide.physics.log_prob(drawn, data).mean().detach())
+    stage = {"steps": 60, "learning_rate": 3e-3, "batch_size": 64}
+    found = physics_first(model, guide, stage, FitOptions(steps=1, seed=3, progress=False))
+    assert found.steps == 60
+    assert float(guide.physics.log_prob(drawn, data).mean().detach()) > before + 2.0
+    assert all(torch.equal(value, states["model"][key]) for key, value in model.state_dict().items())
+    moved = {key for key, value in guide.state_dict().items() if not torch.equal(value, states["guide"][key])}
+    assert moved
+    assert all(key.startswith("physics.") for key in moved)
+
+
+def test_a_run_says_its_first_stage_and_a_resumed_one_does_not_repeat_it(tmp_path: Path) -> None:
+    options = RunOptions(steps=2, quick=True, progress=False)
+    said: list[str] = []
+    fit_only("galaxy", tmp_path / "galaxy", options, say=said.append)
+    assert [line.split()[0] for line in said if line.split()[0] in ("start", "fit", "finish")] == [
+        "start",
+        "fit",
+        "finish",
+    ]
+    said.clear()
+    fit_only(
+        "galaxy", tmp_path / "galaxy", RunOptions(steps=2, quick=True, resume=True, progress=False), say=said.append
+    )
+    assert not any(line.startswith("start") for line in said)
