@@ -56,6 +56,7 @@ class Row:
             "finish" as in ``Training``, and further options of ``fit``; a dataclass with these fields does too. An
             "evaluate_every" makes the validation split choose the best state.
         published: metric -> published number, metrics as in ``Evaluation.flat``.
+        most: how many of the seeds it gets at most, for what costs many times the others; ``None`` for all.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     training: Any = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
+    most: int | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return the training as a dict of its own."""
@@ -250,7 +252,8 @@ def table(
         rows, splits = [row.trained(**_short(row)) for row in rows], small(splits)
         folder, seeds = given.runs / "quick", given.seeds[:1]
     lines = [
-        summary(row.name, [run(row, splits, seed, folder, extra) for seed in seeds], row.published) for row in rows
+        summary(row.name, [run(row, splits, seed, folder, extra) for seed in seeds[: row.most]], row.published)
+        for row in rows
     ]
     lines += [dict(line) for line in closed]
     facts |= {"seeds": list(seeds), "sizes": {name: len(split) for name, split in _parts(splits).items()}}

@@ -28,7 +28,9 @@ from physzoo.inference.data import DataSets
 from physzoo.inference.fit import fit
 from physzoo.inference.grey_box import GreyBoxELBO
 from physzoo.inference.objectives import ELBO
+from physzoo.inference.options import FitOptions
 from physzoo.inference.reconstruction import evaluate
+from physzoo.inference.stages import guide_last
 from physzoo.models import locomotion, locomotion_attentive_flow
 from physzoo.models.baselines import BlackBox, black_box_guide
 from physzoo.models.datasets import gait_files
@@ -58,7 +60,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One row: builds (model, guide, objective) from training strides and a seed; how it is trained."""
+    """One row: builds (model, guide, objective) from training strides and a seed; how it is trained; of the ablation."""
 
     name: str
     kind: str
@@ -69,13 +71,16 @@ class Line:
 def lines() -> list[Line]:
     """Every trained row."""
     ours, flow = locomotion.TRAINING, locomotion_attentive_flow.TRAINING
+    first = {**ours, "finish": None}
     rows = [
         Line("grey box", "grey", ours),
-        Line("grey box, no regulariser", "grey", {**ours, "objective": {}}),
-        Line("network started at PCA, no physics", "pca", ours),
-        Line("network, no physics", "network", ours),
+        Line("grey box, without the last stage", "grey", first),
+        Line("grey box, no regulariser", "grey", {**first, "objective": {}}),
+        Line("network started at PCA, no physics", "pca", first),
+        Line("network, no physics", "network", first),
+        Line("attentive flow", "flow", flow),
     ]
-    return rows + [Line(f"attentive flow, {member}", "flow", flow, member) for member in ABLATION]
+    return rows + [Line(f"attentive flow, {member}", "flow", {**flow, "finish": None}, member) for member in ABLATION]
 
 
 def build(line: Line, x: Tensor, seed: int) -> tuple[Any, Any, Any]:
@@ -88,9 +93,10 @@ def build(line: Line, x: Tensor, seed: int) -> tuple[Any, Any, Any]:
 def _build(line: Line, x: Tensor, seed: int) -> tuple[Any, Any, Any]:
     if line.kind in ("grey", "flow"):
         model = Locomotion() if line.kind == "grey" else AttentiveFlowLocomotion()
-        options = line.training["guide"] if line.kind == "grey" else guide_options(line.member)
-        steps = {} if line.kind == "grey" else {"physics_steps": line.training["guide"]["physics_steps"]}
-        guide = locomotion_guide(model, {"x": x[0]}, data=x, seed=seed, **{**steps, **options})
+        options = line.training["guide"]
+        if line.member:
+            options = {**guide_options(line.member), "physics_steps": options["physics_steps"]}
+        guide = locomotion_guide(model, {"x": x[0]}, data=x, seed=seed, **options)
         return model, guide, GreyBoxELBO(**line.training["objective"])
     started = line.kind == "pca"
     network = LinearPlusNetwork if started else None
@@ -123,6 +129,8 @@ def train(
         steps=steps or settings["steps"], learning_rate=settings["learning_rate"], seed=seed, progress=False,
         max_skipped=10, warmup=0.02,
     )  # fmt: skip
+    if settings.get("finish") is not None:
+        guide_last(model, guide, settings["finish"], FitOptions(seed=seed, progress=False, max_skipped=10, warmup=0.02))
     return model, guide, time.process_time() - started
 
 

@@ -11,7 +11,8 @@ training data. Kinds, each on a share of the features of a data set:
     structured   half of the share: a drop-out, an interval in one channel that reads 0; half: a linear drift up to one
                  channel sd over an interval in one channel
 
-PCA of the same code size and the training mean are rows of every table.
+Models are trained without their last stage, on simulations, which would not be corrupted. PCA of the same code size and the
+training mean are rows of every table.
 """
 
 from __future__ import annotations
@@ -59,13 +60,14 @@ def locomotion() -> Studied:
         return synthetic.generate(0) if source is None else gait_files.read(source)
 
     def train(clean: Tensor, corruption: Corruption | None, seed: int, steps: int | None) -> tuple[Any, Any]:
-        return walking.train(walking.lines()[0], clean, seed, steps, corruption)[:2]
+        line = next(line for line in walking.lines() if line.name == "grey box, without the last stage")
+        return walking.train(line, clean, seed, steps, corruption)[:2]
 
     return Studied(splits, walking.CODE, train)
 
 
 def simulated(name: str) -> Studied:
-    """A system with a generator; models trained on clean data are those of its own benchmark, where these are at hand."""
+    """A system with a generator."""
     script = import_module(name)
     row, (seed_of_data, code) = script.grey_box(), {"pendulum": (0, 9), "advection_diffusion": (5, 11)}[name]
 
@@ -76,9 +78,9 @@ def simulated(name: str) -> Studied:
 
     def train(clean: Tensor, corruption: Corruption | None, seed: int, steps: int | None) -> tuple[Any, Any]:
         how = "" if corruption is None else " {kind} {share}".format(**corruption.keywords)  # type: ignore[attr-defined]
-        chosen = row if steps is None else row.trained(steps=steps)
-        chosen = chosen if corruption is None else chosen.trained(finish=None)  # simulations are not corrupted
-        chosen = replace(chosen, name=f"{row.name}{how}{'' if steps is None else f' {steps} steps'}")
+        chosen = row.trained(finish=None)  # its simulations are not corrupted
+        chosen = chosen if steps is None else chosen.trained(steps=steps)
+        chosen = replace(chosen, name=f"noise study{how}{'' if steps is None else f' {steps} steps'}")
         every = splits(None)
         x = clean if corruption is None else corruption(clean)
         seen = replace(every, train=replace(every.train, x=x))

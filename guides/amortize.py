@@ -141,7 +141,7 @@ class AmortizedGuide(PyroModule):
             data: the model's arguments.
 
         Raises:
-            ValueError: a site is missing, or the family cannot score given values (planar).
+            ValueError: a site is missing.
         """
         flat, ladj = self.sites.flatten(values)
         flat = flat.to(self.loc.dtype)
@@ -279,7 +279,7 @@ def _check_options(family: Any, build: Any, options: Mapping[str, Any]) -> None:
     """Refuse options that a family built by name does not know."""
     if not isinstance(family, str):
         return
-    known = [name for name in inspect.signature(build).parameters if name not in ("features", "context", "full")]
+    known = [name for name in inspect.signature(build).parameters if name not in ("features", "context")]
     for name in options:
         if name not in known:
             raise TypeError(

@@ -87,16 +87,22 @@ class LowRank(nn.Module):
 
 
 class PlanarFlow(nn.Module):
-    """K planar maps of a normal base, then a diagonal affine map; all parameters are functions of the context.
+    """K planar maps of a normal base, then an affine map; all parameters are functions of the context.
 
-    Reverse KL only: a planar map has no closed inverse. Source: Rezende & Mohamed, arXiv:1505.05770.
+    Args:
+        features: D.
+        context: length of the context, 0 for none.
+        layers: K.
+        full: end in a full affine map, which does linear correlation, instead of a diagonal one.
+
+    Source: Rezende & Mohamed, arXiv:1505.05770, there without the affine map.
     """
 
-    def __init__(self, features: int, context: int, layers: int = 8) -> None:
+    def __init__(self, features: int, context: int, layers: int = 8, full: bool = False) -> None:
         super().__init__()
         whole("layers", layers, 1)
         self.features, self.layers = features, layers
-        self.affine = Affine(features, context, full=False)
+        self.affine = Affine(features, context, full=full)
         self.head = Head(context, layers * (2 * features + 1))
         with torch.no_grad():
             self.head.bias[: layers * features] = 0.3 * torch.randn(layers * features)  # else all maps stay alike
@@ -181,7 +187,7 @@ Family = Callable[[int, int], nn.Module]
 FAMILIES: dict[str, Family] = {
     "diagonal": lambda features, context: Gaussian(features, context, full=False),
     "low_rank": LowRank,
-    "full": Gaussian,
+    "full": lambda features, context: Gaussian(features, context),
     "planar": PlanarFlow,
     "spline": SplineFlow,
 }

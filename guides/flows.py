@@ -14,6 +14,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
+ROOT_STEPS = 80  # of which Newton takes a few and bisection, where the slope is close to zero, some tens
+
 
 def transforms_of_zuko() -> ModuleType:
     """Import ``zuko.flows`` and leave the global settings of ``torch.distributions`` as they were."""
@@ -64,9 +66,10 @@ class LowerTriangularAffine(Transform):
 class Planar(Transform):
     """A chain of planar maps: f(w) = w + u tanh(a.w + b), u kept in the region where f is invertible.
 
-    Only draws of its own can be scored: the inverse has no closed form.
+    The inverse of one map is a root in one dimension: s = a.w solves s + (a.u) tanh(s + b) = a.y, whose left side grows
+    with s because a.u > -1; then w = y - u tanh(s + b).
 
-    Source: Rezende & Mohamed, arXiv:1505.05770.
+    Source: Rezende & Mohamed, arXiv:1505.05770; the inverse is their appendix A.1, solved instead of only shown to exist.
 
     Args:
         a, u: (..., K, D).
@@ -100,11 +103,38 @@ class Planar(Transform):
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return self.call_and_ladj(x)[1]
 
+    def inverse_and_ladj(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return x = f^-1(y) and log|det dx/dy|, with gradients towards y and the parameters."""
+        ladj = torch.zeros_like(y[..., 0])
+        for k in reversed(range(self.b.shape[-1])):
+            a, u, b = self.a[..., k, :], self.u[..., k, :], self.b[..., k]
+            steepness = (a * u).sum(-1)
+            wave = torch.tanh(_root(steepness, b, (a * y).sum(-1)) + b)
+            ladj = ladj - torch.log1p((1 - wave.square()) * steepness).nan_to_num(neginf=-1e6)
+            y = y - u * wave.unsqueeze(-1)
+        return y, ladj
+
     def _inverse(self, y: Tensor) -> Tensor:
-        raise ValueError(
-            "family: got 'planar', whose inverse has no closed form, expected a family that scores given values "
-            "('diagonal', 'low_rank', 'full' or 'spline') for a forward-KL objective"
-        )
+        return self.inverse_and_ladj(y)[0]
+
+
+def _root(k: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """Return s with s + k tanh(s + b) = c for k > -1, by Newton steps that a bracket keeps; gradients by one more step."""
+    with torch.no_grad():
+        slope, shift, right = (value.double() for value in torch.broadcast_tensors(k, b, c))
+        low, high, s = right - slope.abs(), right + slope.abs(), right
+        for _ in range(ROOT_STEPS):
+            wave = torch.tanh(s + shift)
+            excess = s + slope * wave - right
+            low, high = torch.where(excess < 0, s, low), torch.where(excess > 0, s, high)
+            step = s - excess / (1 + slope * (1 - wave.square())).clamp_min(1e-12)
+            step = torch.where((step >= low) & (step <= high), step, 0.5 * (low + high))
+            moved, s = (step - s).abs().max() if s.numel() else 0.0, step
+            if not moved > 1e-12:
+                break
+        s = s.to(c)
+    wave = torch.tanh(s + b)
+    return s - (s + k * wave - c) / (1 + k * (1 - wave.square())).clamp_min(1e-6).detach()
 
 
 def call_and_ladj(transform: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -123,6 +153,9 @@ def inverse_and_ladj(transform: Any, y: Tensor) -> tuple[Tensor, Tensor]:
         spline = transform.meta(kept)
         back = spline.inv(moved)
         return transform.merge(kept, back, y.shape), -spline.log_abs_det_jacobian(back, moved)
+    both = getattr(transform, "inverse_and_ladj", None)
+    if both is not None:
+        return both(y)
     x = transform.inv(y)
     return x, -transform.log_abs_det_jacobian(x, y)
 

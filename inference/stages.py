@@ -27,10 +27,9 @@ def physics_first(model: Any, guide: Any, stage: Mapping[str, Any], settings: Fi
         stage: {"steps":, "learning_rate":, "batch_size":}.
         settings: of the main fit. This stage leaves no checkpoint: a fit that resumes from its own has it behind itself.
     """
-    changes = {"checkpoint": None, "resume": False}
     if settings.device is not None:
         model.to(settings.device)
-    return _by_simulations(model.physics_alone, guide.physics, stage, replace(settings, **changes))
+    return guide_last(model.physics_alone, guide.physics, stage, replace(settings, checkpoint=None, resume=False))
 
 
 def guide_last(
@@ -50,17 +49,6 @@ def guide_last(
         given: what the model is given beside the observed sites, e.g. a mask.
         objective: ``ForwardKL()`` by default; one around it may count or report.
     """
-    return _by_simulations(model, guide, stage, settings, given, objective)
-
-
-def _by_simulations(
-    model: Any,
-    guide: Any,
-    stage: Mapping[str, Any],
-    settings: FitOptions,
-    given: Mapping[str, Any] | None = None,
-    objective: Objective | None = None,
-) -> Fit:
     changes = {"steps": stage["steps"], "learning_rate": stage["learning_rate"], "held_out": None, "patience": None}
     source = Simulator(stage["batch_size"], given=given)
     return fit(model, guide, source, objective or ForwardKL(), replace(settings, **changes))

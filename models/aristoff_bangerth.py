@@ -23,7 +23,7 @@ equations, arXiv:2102.07263 (SIAM Review 65 (2023) 1074); data as published ther
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyro
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from ..physics import observe, virtual_observables
 from ..physics.elliptic2d import Elliptic2D
+from .likelihood import LikelihoodName, checked
 from .registry import Animal, Quantity, Recipe, register
 
 CELLS = 32
@@ -71,7 +72,7 @@ class AristoffBangerth(PyroModule):
 
     def __init__(
         self,
-        likelihood: Literal["forward", "residual"] = "forward",
+        likelihood: LikelihoodName = "forward",
         cells: int = CELLS,
         blocks: int = BLOCKS,
         points: int = POINTS,
@@ -81,10 +82,8 @@ class AristoffBangerth(PyroModule):
         super().__init__()
         if points < 1:
             raise ValueError(f"points: got {points}, expected at least 1 (mask all of them to observe nothing)")
-        if likelihood not in ("forward", "residual"):
-            raise ValueError(f"likelihood: got {likelihood!r}, expected 'forward' or 'residual'")
         self.problem = membrane(cells, blocks, points)
-        self.likelihood, self.corrected = likelihood, corrected
+        self.likelihood, self.corrected = checked(likelihood), corrected
         self.residual_scale = residual_scale * FORCE / cells**2
         self.register_buffer("centre", torch.full((blocks**2,), PRIOR_MEAN, dtype=torch.float64))
 

@@ -21,7 +21,7 @@ arXiv:2409.06560; set-up by physzoo.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..physics import KarhunenLoeve, observe, virtual_observables
 from ..physics.fem import FEMProblem, require_dolfinx
+from .likelihood import LikelihoodName, checked
 from .registry import Animal, Quantity, Recipe, register
 
 CELLS = 16
@@ -99,7 +100,7 @@ class Darcy2D(PyroModule):
 
     def __init__(
         self,
-        likelihood: Literal["forward", "residual"] = "forward",
+        likelihood: LikelihoodName = "forward",
         modes: int = MODES,
         wells: int = WELLS,
         cells: int = CELLS,
@@ -108,13 +109,11 @@ class Darcy2D(PyroModule):
         corrected: bool = True,
     ) -> None:
         super().__init__()
-        if likelihood not in ("forward", "residual"):
-            raise ValueError(f"likelihood: got {likelihood!r}, expected 'forward' or 'residual'")
         if wells < 1:
             raise ValueError(f"wells: got {wells}, expected at least 1 (mask all of them to observe nothing)")
         self.problem = FEMProblem.from_builder(aquifer, cells, wells)
         self.field = permeability(self.problem, modes)
-        self.likelihood = likelihood
+        self.likelihood = checked(likelihood)
         self.noise = noise * LARGEST_AT_PRIOR_MEAN
         self.residual_scale = residual_scale / cells**2
         self.corrected = corrected

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
@@ -29,6 +29,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..physics import LinearProblem, observe, virtual_observables
+from .likelihood import LikelihoodName, checked
 from .registry import Animal, Quantity, Recipe, register
 
 MODES = 6
@@ -70,16 +71,14 @@ class LinearGaussian(PyroModule):
 
     def __init__(
         self,
-        likelihood: Literal["forward", "residual"] = "forward",
+        likelihood: LikelihoodName = "forward",
         noise: float = NOISE,
         residual_scale: float = 1e-2,
         corrected: bool = True,
     ) -> None:
         super().__init__()
-        if likelihood not in ("forward", "residual"):
-            raise ValueError(f"likelihood: got {likelihood!r}, expected 'forward' or 'residual'")
         self.problem = rod()
-        self.likelihood = likelihood
+        self.likelihood = checked(likelihood)
         self.noise = noise
         self.residual_scale = residual_scale
         self.corrected = corrected

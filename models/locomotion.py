@@ -47,6 +47,7 @@ TRAINING: dict[str, Any] = {
     "steps": 2500,
     "learning_rate": 1e-3,
     "batch_size": 100,
+    "finish": {"steps": 1500, "learning_rate": 1e-3, "batch_size": 128},
 }
 
 
@@ -334,6 +335,7 @@ register(
             make=locomotion_guide,
             guide=TRAINING["guide"],
             objective=TRAINING["objective"],
+            finish=TRAINING["finish"],
         ),
     )
 )

@@ -17,7 +17,7 @@ Source: Glyn-Davies, Vadeboncoeur, Akyildiz, Kazlauskaite, Girolami, arXiv:2409.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
@@ -26,6 +26,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..physics import Elliptic1D, KarhunenLoeve, observe, virtual_observables
+from .likelihood import LikelihoodName, checked
 from .registry import Animal, Quantity, Recipe, register
 
 ELEMENTS = 64
@@ -63,7 +64,7 @@ class Poisson1D(PyroModule):
 
     def __init__(
         self,
-        likelihood: Literal["forward", "residual"] = "forward",
+        likelihood: LikelihoodName = "forward",
         modes: int = 8,
         sensors: int = 8,
         noise: float = 0.02,
@@ -71,12 +72,10 @@ class Poisson1D(PyroModule):
         corrected: bool = True,
     ) -> None:
         super().__init__()
-        if likelihood not in ("forward", "residual"):
-            raise ValueError(f"likelihood: got {likelihood!r}, expected 'forward' or 'residual'")
         if sensors < 1:
             raise ValueError(f"sensors: got {sensors}, expected at least 1 (mask all of them to observe nothing)")
         self.problem = bar(modes, sensors)
-        self.likelihood = likelihood
+        self.likelihood = checked(likelihood)
         self.noise = noise * LARGEST_AT_PRIOR_MEAN
         self.residual_scale = residual_scale / ELEMENTS
         self.corrected = corrected

@@ -141,7 +141,7 @@ def test_an_untrained_refined_guide_is_already_near_a_stiff_posterior():
     assert gain.median() > 3.0  # two unknowns, each located to better than a tenth of its prior
 
 
-@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "planar"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("model", [decay, grouped])
 def test_own_density_equals_the_trace_density(family, model):
     guide = amortize(model, "mlp", family, example=EXAMPLE, refine=1)
