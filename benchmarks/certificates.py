@@ -50,13 +50,24 @@ def darcy2d(rows: Rows) -> dict[str, Any]:
     return {"c2st": row["c2st"], "calibration": f"k-hat {row['k_hat']:.2f}; {verdict}"}
 
 
+def lotka_volterra(rows: Rows) -> dict[str, Any]:
+    return {
+        "c2st": sum(row["c2st"] for row in rows) / len(rows),
+        "calibration": f"mean of {len(rows)} published references; k-hat {max(row['k_hat'] for row in rows):.2f}",
+    }
+
+
 def grey_box(rows: Rows, name: str = "grey box") -> dict[str, Any]:
     """Coverage on test data of the unknowns of the physics, mean over trainings, where they are known."""
     row = next(row for row in rows if row["row"] == name)
     mark = "_covered_95"
     covered = [f"{key.removesuffix(mark)} {100 * value:.0f}" for key, value in row.items() if key.endswith(mark)]
     words = f"95 % intervals on test data cover {', '.join(covered)} %" if covered else "no truths to check against"
-    return {"calibration": f"{words}; MAE {row['mae']:.2g}, mean of {row['seeds']} trainings"}
+    return {"calibration": f"{words}; MAE {row['mae']:.2g}, {_trainings(row['seeds'])}"}
+
+
+def _trainings(number: int) -> str:
+    return "one training" if number == 1 else f"mean of {number} trainings"
 
 
 SOURCES: dict[str, tuple[str, Callable[[Rows], dict[str, Any]]]] = {
@@ -65,7 +76,8 @@ SOURCES: dict[str, tuple[str, Callable[[Rows], dict[str, Any]]]] = {
     "poisson1d": ("poisson1d_forward", poisson1d),
     "darcy2d": ("darcy2d", darcy2d),
     **{name: (name, grey_box) for name in ("pendulum", "advection_diffusion", "galaxy", "locomotion")},
-    "locomotion_attentive_flow": ("locomotion", partial(grey_box, name="attentive flow, both")),
+    "locomotion_attentive_flow": ("locomotion_attentive_flow", partial(grey_box, name="attentive flow")),
+    "lotka_volterra_benchmark": ("lotka_volterra_benchmark", lotka_volterra),
 }
 
 

@@ -94,7 +94,48 @@ def lines() -> list[str]:
         ),
     ]
     rows += [made for name, line in GREY_BOXES.items() if (made := _grey_box(name, line)) is not None]
+    rows += [made for name, say in OTHERS.items() if (RESULTS / f"{name}.json").exists() for made in say(table(name))]
     return [f"| {claim} | {figure} | `{name}` |" for claim, figure, name in rows]
+
+
+def _self_calibration(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
+    found = stored["rows"]
+    ranks = "; ".join(
+        f"{row['animal']} {row['physics']:.2g}" + ("" if row["codes"] is None else f", {row['codes']:.2g}")
+        for row in found
+    )
+    joint = [row["animal"] for row in found if row["joint_rejected"] != "none"]
+    other = f"; joint quantities (log-likelihood, ...) rejected for {', '.join(joint)}" if joint else ""
+    claim = f"stored weights on {stored['facts']['datasets']} data sets that each model makes: smallest Holm p, physics and codes"
+    return [(claim, ranks + other, "self_calibration")]
+
+
+def _lotka_volterra(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
+    facts, found = stored["facts"], stored["rows"]
+    published = facts["mean_c2st_published"]
+    figure = (
+        f"mean C2ST {facts['mean_c2st']:.3f} (worst {max(row['c2st'] for row in found):.2f}), refined for each "
+        f"{facts['mean_c2st_refined']:.3f}; {facts['total_cpu_seconds']:.0f} CPU s; published without likelihood: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in published.items())
+    )
+    claim = f"`lotka_volterra_benchmark`, one amortised guide, {len(found)} published posteriors"
+    return [(claim, figure, "lotka_volterra_benchmark")]
+
+
+def _noise(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
+    shown = [row for row in stored["rows"] if row["share"] in (0.0, 0.25) and row["noise"] == "gaussian"]
+    clean, noisy = shown
+    verdicts = stored["facts"]["error_never_falls_up_to_25_percent"]
+    falls = sorted(
+        {f"{kind}, {column.replace('_', ' ')}" for kind, by in verdicts.items() for column, up in by.items() if not up}
+    )
+    figure = (
+        f"MAE {clean['at_test']:.2g} without noise, {noisy['at_test']:.2g} with 25 % Gaussian noise in the test data, "
+        f"{noisy['in_training_too']:.2g} with as much in the training data; "
+        + ("the error rises with every step" if not falls else f"it falls somewhere for: {'; '.join(falls)}")
+    )
+    system = stored["name"].removeprefix("noise_study_")
+    return [(f"`{system}`, error of clean data from noisy ones, up to 25 % of the features", figure, stored["name"])]
 
 
 def _grey_box(name: str, say: Callable[[Row], str]) -> tuple[str, str, str] | None:
@@ -156,6 +197,13 @@ GREY_BOXES: dict[str, Callable[[Row], str]] = {
     "advection_diffusion": _advection_diffusion,
     "galaxy": _galaxy,
     "locomotion": _locomotion,
+}
+
+
+OTHERS: dict[str, Callable[[dict[str, Any]], list[tuple[str, str, str]]]] = {
+    "self_calibration": _self_calibration,
+    "lotka_volterra_benchmark": _lotka_volterra,
+    **{f"noise_study_{name}": _noise for name in ("pendulum", "advection_diffusion", "locomotion")},
 }
 
 

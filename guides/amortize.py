@@ -18,7 +18,7 @@ from .encoder import Encoder
 from .encoders import ENCODERS
 from .families import FAMILIES, Family
 from .plates import padded, unsqueezed
-from .refine import GaussNewton, shifted
+from .refine import GaussNewton, Refined, shifted
 from .require import named, seed_number, shown, tensors, whole
 from .sites import Data, simulate
 from .unconstrained import UnconstrainedSites, Whitening
@@ -83,8 +83,19 @@ class AmortizedGuide(PyroModule):
         self.diagonal = bool((whitening.tril.tril(-1) == 0).all())
         return self
 
-    def density(self, data: Data) -> dist.TorchDistribution:
-        """Return q(w | y) in whitened coordinates, batch shape that of the data sets."""
+    def refined(self, data: Data) -> Refined | None:
+        """Return the Gauss-Newton approximations of the posteriors of data sets, which nothing learnt changes; or None."""
+        if self.refinement is None:
+            return None
+        return self.refinement(self.inputs(data), data, self._ndim, self._unwhiten)
+
+    def density(self, data: Data, refined: Refined | None = None) -> dist.TorchDistribution:
+        """Return q(w | y) in whitened coordinates, batch shape that of the data sets.
+
+        Args:
+            data: the model's arguments.
+            refined: what ``refined(data)`` returns, where it is known already.
+        """
         named("data", data)
         if self.encoder is None:
             context = self.loc.new_zeros((*self._outer(data), 0))
@@ -92,7 +103,8 @@ class AmortizedGuide(PyroModule):
             context = self.encoder(**data).to(self.loc.dtype)
         if self.refinement is None:
             return self.family(context)
-        refined = self.refinement(self.inputs(data), data, self._ndim, self._unwhiten)
+        refined = self.refined(data) if refined is None else refined
+        assert refined is not None
         context = self.refinement.head(torch.cat([context, refined.features], -1))
         return shifted(self.family(context), refined)
 
@@ -133,12 +145,13 @@ class AmortizedGuide(PyroModule):
                 pyro.sample(block.name, delta)
         return values
 
-    def log_prob(self, values: Mapping[str, Tensor], data: Data) -> Tensor:
+    def log_prob(self, values: Mapping[str, Tensor], data: Data, refined: Refined | None = None) -> Tensor:
         """Evaluate log q(z | y) at given constrained values.
 
         Args:
             values: latent site -> (..., *site shape), outer shape that of the data sets (or broadcasting with it).
             data: the model's arguments.
+            refined: what ``refined(data)`` returns, where it is known already.
 
         Raises:
             ValueError: a site is missing.
@@ -149,7 +162,7 @@ class AmortizedGuide(PyroModule):
             w = (flat - self.loc) / self.tril.diagonal()
         else:
             w = torch.linalg.solve_triangular(self.tril, (flat - self.loc).unsqueeze(-1), upper=False).squeeze(-1)
-        return self.density(data).log_prob(w) - self.tril.diagonal().log().sum() - ladj.to(self.loc.dtype)
+        return self.density(data, refined).log_prob(w) - self.tril.diagonal().log().sum() - ladj.to(self.loc.dtype)
 
     @torch.no_grad()
     def sample(self, data: Data, draws: int) -> dict[str, Tensor]:
@@ -157,6 +170,26 @@ class AmortizedGuide(PyroModule):
         whole("draws", draws, 1)
         w = self.density(data).rsample(torch.Size((draws,)))
         return self.sites.constrain(self._unwhiten(w))[0]
+
+    @torch.no_grad()
+    def whitening(self, data: Data, draws: int = 2000) -> Whitening:
+        """Return mean and Cholesky factor of the covariance of q(z | y) for one data set, in unconstrained coordinates.
+
+        With it a guide of that data set alone starts where this one ends:
+        ``amortize(model, None, family, example=data, whitening=guide.whitening(data))``.
+
+        Args:
+            data: the model's arguments, one data set.
+            draws: from which both are estimated; more than there are unknowns.
+
+        Raises:
+            ValueError: several data sets, or too few draws.
+        """
+        whole("draws", draws, self.sites.size + 2)
+        if self._outer(data):
+            raise ValueError(f"data: got {self._outer(data)} data sets, expected one")
+        z = self._unwhiten(self.density(data).rsample(torch.Size((draws,)))).double()
+        return Whitening(*(x.to(self.loc.dtype) for x in (z.mean(0), torch.linalg.cholesky(z.T.cov()))))
 
     def _unwhiten(self, w: Tensor) -> Tensor:
         if self.diagonal:

@@ -47,6 +47,14 @@ class Refined:
     factor: Tensor
     features: Tensor
 
+    def rows(self, index: Tensor) -> Refined:
+        """Return those of the data sets with these numbers."""
+        return Refined(self.loc[index], self.factor[index], self.features[index])
+
+    def to(self, device: str) -> Refined:
+        """Return the approximations on a device."""
+        return Refined(self.loc.to(device), self.factor.to(device), self.features.to(device))
+
 
 class Precision(Transform):
     """Map noise to values: x = loc + C^-T w with C a lower triangular factor of the precision; scoring needs no solve."""

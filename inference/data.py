@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from ..guides.arguments import check_mask, check_observed
+from ..guides.refine import Refined
 from ..guides.require import function, named, shown, tensors, whole
 from ..guides.sites import Data, latent_sites, plate_nesting, prototype, seeded, simulate
 from .densities import count, one
 from .objectives import Batch
+
+REFINED_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,13 @@ class DataSets:
         data: the model's arguments.
         batch_size: data sets a step; ``None`` takes all of them.
         latents: the unknowns where they are known (for the forward KL), leading dimension the data sets.
+        refined: what the guide's ``refined(data)`` returned, where the forward KL shall not ask for it at every step.
     """
 
     data: Data
     batch_size: int | None = None
     latents: Mapping[str, Tensor] | None = None
+    refined: Refined | None = None
 
     def __post_init__(self) -> None:
         sets = count(self.data)
@@ -66,6 +71,59 @@ class Simulator:
 
 
 Source = Mapping[str, Any] | DataSets | Simulator
+
+
+def simulated_once(
+    model: Callable[..., Any],
+    guide: Any,
+    simulations: int,
+    batch_size: int | None = None,
+    given: Data | None = None,
+    seed: int = 0,
+) -> DataSets:
+    """Return pairs (z, y) from the model's prior predictive with the guide's refinement of each, for the forward KL.
+
+    A refinement costs several runs of the model, and nothing that is learnt changes it: with a fixed set of pairs it is
+    paid for once and not at every step. The price is that a guide can learn the pairs by heart, if they are few.
+
+    Args:
+        model: a Pyro model; data sets on which it is not finite are left out.
+        guide: a guide of it; one without ``refined`` gets pairs alone.
+        simulations: how many pairs.
+        batch_size: of the steps; ``None`` takes all.
+        given: arguments that are not drawn (masks, covariates), the same for all data sets.
+        seed: of the draws.
+
+    Raises:
+        ValueError: a number below one, or fewer usable pairs than ``batch_size``.
+    """
+    whole("simulations", simulations, 1)
+    given = dict(given or {})
+    drawn = simulate(model, simulations, given, seed=seed)
+    usable = torch.stack([torch.isfinite(v.reshape(len(v), -1)).all(-1) for v in drawn.values()]).all(0)
+    drawn = {name: value[usable] for name, value in drawn.items()}
+    example = {**given, **_data_arguments(model, drawn)}
+    names = tuple(latent_sites(prototype(model, example)))
+    sets = int(usable.sum())
+    data = {name: v.expand(sets, *v.shape) if isinstance(v, Tensor) else v for name, v in given.items()}
+    data |= {name: value for name, value in drawn.items() if name in example}
+    latents = {name: drawn[name] for name in names}
+    refine = getattr(guide, "refined", None)
+    if refine is None:
+        return DataSets(data, batch_size, latents)
+    parts = [
+        refine({name: v[rows] if isinstance(v, Tensor) else v for name, v in data.items()})
+        for rows in torch.arange(sets).split(REFINED_AT_ONCE)
+    ]
+    if parts[0] is None:
+        return DataSets(data, batch_size, latents)
+    return DataSets(
+        data, batch_size, latents, Refined(*(torch.cat(x) for x in zip(*map(_tensors, parts), strict=True)))
+    )
+
+
+def _tensors(refined: Refined) -> tuple[Tensor, ...]:
+    return refined.loc, refined.factor, refined.features
 
 
 class Batches:
@@ -125,14 +183,15 @@ class Batches:
         latents = dict(source.latents or {})
         size = source.batch_size
         if size is None or size == self.sets:
-            return Batch(source.data, self.sets, latents, self.nesting)
+            return Batch(source.data, self.sets, latents, self.nesting, source.refined)
         epoch, place = divmod(step, self.sets // size)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self._epoch, self._order = epoch, torch.randperm(self.sets, generator=generator)
         rows = self._order[place * size : (place + 1) * size]
         data = {name: value[rows] if isinstance(value, Tensor) else value for name, value in source.data.items()}
-        return Batch(data, size, {name: value[rows] for name, value in latents.items()}, self.nesting)
+        refined = None if source.refined is None else source.refined.rows(rows)
+        return Batch(data, size, {name: value[rows] for name, value in latents.items()}, self.nesting, refined)
 
 
 def _data_arguments(model: Callable[..., Any], drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -61,7 +61,9 @@ def moved(batch: Batch, device: str | None) -> Batch:
     if device is None:
         return batch
     data = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.data.items()}
-    return replace(batch, data=data, latents={name: value.to(device) for name, value in batch.latents.items()})
+    refined = None if batch.refined is None else batch.refined.to(device)
+    latents = {name: value.to(device) for name, value in batch.latents.items()}
+    return replace(batch, data=data, latents=latents, refined=refined)
 
 
 def refuse_replaced_subsamples(

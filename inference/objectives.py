@@ -13,6 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..guides.nodes import nodes
+from ..guides.refine import Refined
 from ..guides.require import function, real, shown, whole
 from ..guides.sites import Data, plain, plated
 from .densities import paired_traces, site_log_probs, total
@@ -20,12 +21,18 @@ from .densities import paired_traces, site_log_probs, total
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: the data, how many data sets they are (None for one), and the unknowns where they are known."""
+    """What one step sees: the data, how many data sets they are (None for one), and what is known of them beforehand.
+
+    Attributes:
+        latents: the unknowns.
+        refined: what the guide's ``refined(data)`` returned.
+    """
 
     data: Data
     datasets: int | None = None
     latents: Mapping[str, Tensor] = field(default_factory=dict)
     nesting: int = 0
+    refined: Refined | None = None
 
 
 class Objective(Protocol):
@@ -181,7 +188,8 @@ def guide_log_prob(guide: Callable[..., Any], batch: Batch) -> Tensor:
     """
     own = getattr(getattr(guide, "__self__", guide), "log_prob", None)  # the driver may pass guide.forward
     if own is not None:
-        return own(batch.latents, batch.data)
+        known = {} if batch.refined is None else {"refined": batch.refined}
+        return own(batch.latents, batch.data, **known)
     conditioned = poutine.condition(plated(guide, batch.nesting, None, batch.datasets), data=dict(batch.latents))
     trace = poutine.trace(conditioned).get_trace(**batch.data)
     for name, site in nodes(trace).items():

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.require import real, seed_number, shown, whole
-from ..guides.sites import Data, seeded
+from ..guides.sites import Data, seeded, unchecked
 from .latents import Latents
 from .reference import Reference, summarise
 
@@ -119,7 +119,7 @@ class _Walk:
 
     def _evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.detach().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), unchecked():  # a far step may underflow to the edge of a support
             value = self.density(x)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         # without a solution the density is zero: the trajectory is rejected, wherever its gradient points

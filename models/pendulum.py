@@ -31,6 +31,7 @@ from .networks import mlp
 from .registry import Animal, Quantity, Training, register, trained_by
 
 STEPS, DT = 50, 0.05
+TIMES = tuple(round(DT * n, 2) for n in range(STEPS))
 LOWEST, HIGHEST = 0.392, 3.53
 
 
@@ -151,7 +152,7 @@ TRAINING: dict[str, Any] = {
     "steps": 6000,
     "learning_rate": 3e-3,
     "batch_size": 200,
-    "finish": {"steps": 1000, "learning_rate": 1e-3, "batch_size": 256},
+    "finish": {"steps": 2500, "learning_rate": 2e-3, "batch_size": 256},
 }
 
 
@@ -181,7 +182,7 @@ register(
             ),
             "z_A1": Quantity("code of friction and forcing", "1", ("dynamics_code",)),
             "z_A2": Quantity("code of the correction", "1", ("correction_code",)),
-            "x": Quantity("angle", "rad", ("time", "channel"), {"time": tuple(round(DT * n, 2) for n in range(STEPS))}),
+            "x": Quantity("angle", "rad", ("time", "channel"), {"time": TIMES}, {"time": "s"}),
         },
         recipe=trained_by(TRAINING),
         priors={

@@ -19,6 +19,7 @@ IN_THE_ZOO = (
     "poisson1d",
     "darcy2d",
     "aristoff_bangerth",
+    "lotka_volterra_benchmark",
     "pendulum",
     "advection_diffusion",
     "galaxy",
@@ -29,12 +30,20 @@ IN_THE_ZOO = (
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a site means: its label, unit and the names of its dimensions, as they reach ArviZ and the figures."""
+    """What a site means, as it reaches ArviZ and the figures.
+
+    Attributes:
+        label, unit: its name in words, and its unit; "1" for a number.
+        dims: names of its dimensions.
+        coords: dimension -> what its entries stand for, e.g. times or names.
+        units: dimension -> unit of its coordinates, where they have one.
+    """
 
     label: str
     unit: str = "1"
     dims: tuple[str, ...] = ()
     coords: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,8 @@ class Recipe:
         objective: "elbo", "forward_kl" or "mixture" (amortised); one data set is always fitted from a Laplace start.
         steps: optimiser steps.
         batch_size: simulated data sets a step (amortised).
+        simulations: how many data sets are simulated, once and before the fit, for the forward KL; 0 draws fresh ones at
+            every step. Pays where the guide refines (``refine``).
         particles: draws a data set and step.
         learning_rate: Adam's initial step size.
         options: what else the family takes, e.g. {"tail": 8.0}; for the recipe's own family only.
@@ -58,6 +69,7 @@ class Recipe:
     objective: Literal["elbo", "forward_kl", "mixture"] = "elbo"
     steps: int = 1000
     batch_size: int = 256
+    simulations: int = 0
     particles: int = 64
     learning_rate: float = 1e-3
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -56,7 +56,7 @@ def draw_predictive(
         _intervals(axis, places, replicated[:, :, k], band=numeric and len(places) >= FEW)
         shown = mask[:, k]
         axis.plot(places[shown], observed[shown, k], "o", ms=4, color=DATA, label="observed", zorder=3)
-        quantity = f"{name}: {meaning.label}" if name else meaning.label
+        quantity = f"{name}: {meaning.label}" if name and len(names) > 1 else meaning.label
         axis.set(ylabel=with_unit(quantity, meaning.unit))
         if not numeric:
             axis.set_xticks(places)
@@ -72,7 +72,7 @@ def _places(dims: Sequence[str], meaning: Quantity, count: int) -> tuple[NDArray
     name = dims[0] if dims else "entry"
     coords = meaning.coords.get(name, ())
     if len(coords) == count and all(isinstance(value, int | float) for value in coords):
-        return np.asarray(coords), name, True
+        return np.asarray(coords), with_unit(name, meaning.units.get(name, "1")), True
     return np.arange(1, count + 1), name, count >= FEW
 
 

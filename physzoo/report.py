@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .figures import draw_fit, draw_marginals, draw_pairs, draw_predictive
+from .figures_images import draw_image
 from .folder import CHECKPOINT, FINISHED, PAGE, POSTERIOR, REFERENCE, REPORT, Folder
 from .inference.compare import Comparison
 from .inference.importance import k_hat
@@ -257,13 +258,12 @@ def draw_figures(result: Result, folder: Folder, record: Mapping[str, Any]) -> l
     for site, observed in group(tree, "observed_data").items():
         replicated = predictive[site]
         mask = task.data.get("mask")
-        draw_predictive(
-            folder.file(f"predictive_{site}.png"),
-            quantity(task.animal, site),
-            observed,
-            replicated.reshape(-1, *replicated.shape[2:]),
-            None if mask is None else mask.numpy(),
-        )
+        path, meaning = folder.file(f"predictive_{site}.png"), quantity(task.animal, site)
+        replicated = replicated.reshape(-1, *replicated.shape[2:])
+        if meaning.dims[-2:] == ("row", "column"):
+            draw_image(path, meaning, observed, replicated)
+        else:
+            draw_predictive(path, meaning, observed, replicated, None if mask is None else mask.numpy())
         names.append(f"predictive_{site}.png")
     draw_marginals(folder.file("marginals.png"), parameters, drawn, reference, prior, published_means(result))
     names.append("marginals.png")

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .labels import with_unit
+from .labels import quantity, with_unit
 from .models.registry import Animal
 
 MOST_ROWS = 40
@@ -183,7 +183,10 @@ def _made(record: Mapping[str, Any]) -> str:
 
 def _predictive(name: str, animal: Animal) -> str:
     site = Path(name).stem.removeprefix("predictive_")
-    label = animal.quantities[site].label if site in animal.quantities else site
+    meaning = quantity(animal, site)
+    if meaning.dims[-2:] == ("row", "column"):
+        return f"Observed {meaning.label}, median and width of replications drawn from the posterior, and what is left."
+    label = meaning.label
     return f"Observed {label} (points) and data replicated from the posterior: median, 50 % and 90 % intervals."
 
 

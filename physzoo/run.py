@@ -27,7 +27,7 @@ from .inference.calibrate import calibrate
 from .inference.calibration import Calibration
 from .inference.checkpoint import load
 from .inference.compare import Comparison, compare
-from .inference.data import DataSets, Simulator, Source
+from .inference.data import DataSets, Simulator, Source, simulated_once
 from .inference.fit import Fit, fit
 from .inference.grey_box import GreyBoxELBO
 from .inference.laplace import laplace
@@ -154,7 +154,7 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
     if task.splits is not None:
         source = DataSets(task.splits.train.data, recipe.batch_size)
     elif task.amortised:
-        source = Simulator(recipe.batch_size, given=unobserved(task.model, task.data))
+        source = _simulations(task, clock)
     settings = FitOptions(
         steps=recipe.steps,
         learning_rate=recipe.learning_rate,
@@ -195,6 +195,18 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         folder.write_tree(POSTERIOR, tree)
         note(f"{budget.draws} draws")
     return fitted, tree
+
+
+def _simulations(task: Task, clock: Clock) -> Source:
+    """Fresh simulations for every step, or those of the recipe, refined once."""
+    recipe, given = task.recipe, unobserved(task.model, task.data)
+    if not recipe.simulations or recipe.objective != "forward_kl":
+        return Simulator(recipe.batch_size, given=given)
+    count = max(fewer(recipe.simulations, task.options.quick), recipe.batch_size)
+    with clock("simulations") as note:
+        pairs = simulated_once(task.model, task.guide, count, recipe.batch_size, given, task.options.seed)
+        note(f"{count} data sets, {'refined once' if pairs.refined is not None else 'drawn once'}")
+    return pairs
 
 
 def _steps_and_loss(found: Fit) -> str:

@@ -265,3 +265,17 @@ def test_the_verdict_names_what_failed() -> None:
 def test_options_are_checked_before_anything_runs(changes: dict, word: str) -> None:
     with pytest.raises(BadInput, match=word):
         RunOptions(**changes)
+
+
+def test_an_image_is_drawn_as_an_image(tmp_path) -> None:
+    """Four panels a channel: what was seen, the median, the width, what is left."""
+    import numpy as np
+
+    from physzoo.figures_images import draw_image
+    from physzoo.models import get
+
+    random = np.random.default_rng(0)
+    observed, replicated = random.random((3, 8, 8)), random.random((50, 3, 8, 8))
+    draw_image(tmp_path / "image.png", get("galaxy").quantities["x"], observed, replicated)
+    assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
+    assert [file.name for file in tmp_path.iterdir()] == ["image.png"]
