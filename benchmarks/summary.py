@@ -122,6 +122,16 @@ def _lotka_volterra(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(claim, figure, "lotka_volterra_benchmark")]
 
 
+def _ablation(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
+    rows = {row["row"]: row for row in lines_of(stored)}
+    whole = rows.pop("without the last stage")
+    rows.pop("grey box")
+    parts = ", ".join(f"{name} {row['omega_mae']:.3f}" for name, row in rows.items())
+    spread = max(row["omega_mae_sd"] for row in (whole, *rows.values()))
+    claim = f"`pendulum`, each regulariser off in turn: frequency's MAE, mean of {whole['seeds']} short trainings, no last stage"
+    return [(claim, f"all {whole['omega_mae']:.3f}, {parts}; sd of a training up to {spread:.3f}", "pendulum_ablation")]
+
+
 def _noise(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     shown = [row for row in stored["rows"] if row["share"] in (0.0, 0.25) and row["noise"] == "gaussian"]
     clean, noisy = shown
@@ -201,6 +211,7 @@ GREY_BOXES: dict[str, Callable[[Row], str]] = {
 
 
 OTHERS: dict[str, Callable[[dict[str, Any]], list[tuple[str, str, str]]]] = {
+    "pendulum_ablation": _ablation,
     "self_calibration": _self_calibration,
     "lotka_volterra_benchmark": _lotka_volterra,
     **{f"noise_study_{name}": _noise for name in ("pendulum", "advection_diffusion", "locomotion")},
