@@ -101,10 +101,9 @@ class AmortizedGuide(PyroModule):
             context = self.loc.new_zeros((*self._outer(data), 0))
         else:
             context = self.encoder(**data).to(self.loc.dtype)
-        if self.refinement is None:
-            return self.family(context)
         refined = self.refined(data) if refined is None else refined
-        assert refined is not None
+        if self.refinement is None or refined is None:
+            return self.family(context)
         context = self.refinement.head(torch.cat([context, refined.features], -1))
         return shifted(self.family(context), refined)
 
