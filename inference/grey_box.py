@@ -41,6 +41,8 @@ class GreyBoxELBO:
         particles: draws a data set and step.
         predictive, cleansing, sleep, whole_sleep: weights, pure numbers; 0 switches a term off.
         sleepers: simulated data sets a step for the sleep terms; as many as the batch has by default.
+        dream_codes: whether R_whole_sleep scores the codes too, or the physics given the codes alone. A guide of codes that
+            learns from the dreams of a model which does not yet use its codes may learn to ignore the data.
 
     Raises:
         ValueError: a negative weight.
@@ -53,6 +55,7 @@ class GreyBoxELBO:
     sleep: float = 0.0
     whole_sleep: float = 0.0
     sleepers: int | None = None
+    dream_codes: bool = True
 
     def __post_init__(self) -> None:
         whole("particles", self.particles, 1)
@@ -107,5 +110,36 @@ class GreyBoxELBO:
                 masks = batch.data["mask"].expand(batch.data["x"].shape)
                 masks = masks if batch.datasets is not None else masks.unsqueeze(0)
                 data["mask"] = masks[torch.arange(count) % len(masks)]
-            terms["whole_sleep"] = -self.whole_sleep * family.log_prob(drawn, data).mean()
+            if self.dream_codes:
+                score = family.log_prob(drawn, data)
+            else:
+                score = family.physics.log_prob(drawn, {"x": family.cleansed(drawn, data)})
+            terms["whole_sleep"] = -self.whole_sleep * score.mean()
         return terms
+
+
+@dataclass(frozen=True)
+class DrawnCodesKL:
+    """Forward KL of a grey-box guide whose physics are scored beside codes that the guide drew, not the true ones.
+
+        -log q(z_A* | x*) - log q(z_P* | h(x*, z_A)),    (z*, x*) ~ p,  z_A ~ q(z_A | x*)
+
+    At use the guide knows its own codes alone. Where q(z_A | x) is not quite p(z_A | x), as with hundreds of codes, a guide
+    of the physics that was trained beside true codes is too narrow; this one approaches p(z_P | x), whatever the codes.
+    What it gives up is the dependence of z_P on z_A given x: keep ``ForwardKL`` where q(z_A | x) is good.
+
+    Raises:
+        ValueError: the batch holds no unknowns.
+        TypeError: the guide is not one of a grey-box model.
+    """
+
+    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the loss, a mean over data sets."""
+        family: Any = getattr(guide, "__self__", guide)
+        if not hasattr(family, "cleansed"):
+            raise TypeError(f"guide: got {type(family).__name__} without 'cleansed', expected a grey-box guide")
+        if not batch.latents:
+            raise ValueError("data: got data without their unknowns, expected a Simulator for the forward KL")
+        drawn = {name: value.squeeze(0) for name, value in family.codes.sample(batch.data, 1).items()}
+        inner = family.physics.log_prob(batch.latents, {"x": family.cleansed(drawn, batch.data)})
+        return -(family.codes.log_prob(batch.latents, batch.data) + inner).mean()

@@ -5,12 +5,13 @@ Both stages minimise the forward KL, -log q(z | x) at (z, x) drawn from the mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from .data import Simulator
 from .fit import Fit, fit
+from .grey_box import DrawnCodesKL
 from .objectives import ForwardKL, Objective
 from .options import FitOptions
 
@@ -38,17 +39,18 @@ def guide_last(
     stage: Mapping[str, Any],
     settings: FitOptions,
     given: Mapping[str, Any] | None = None,
-    objective: Objective | None = None,
+    around: Callable[[Objective], Objective] | None = None,
 ) -> Fit:
     """Fit the guide to simulations of the trained model, whose posterior it becomes.
 
     Args:
         model, guide: as the main fit left them.
-        stage: {"steps":, "learning_rate":, "batch_size":}.
+        stage: {"steps":, "learning_rate":, "batch_size":}, and "drawn_codes": True for ``DrawnCodesKL``.
         settings: of the main fit, with a checkpoint of its own.
         given: what the model is given beside the observed sites, e.g. a mask.
-        objective: ``ForwardKL()`` by default; one around it may count or report.
+        around: objective -> one that also counts or reports.
     """
     changes = {"steps": stage["steps"], "learning_rate": stage["learning_rate"], "held_out": None, "patience": None}
     source = Simulator(stage["batch_size"], given=given)
-    return fit(model, guide, source, objective or ForwardKL(), replace(settings, **changes))
+    objective: Objective = DrawnCodesKL() if stage.get("drawn_codes") else ForwardKL()
+    return fit(model, guide, source, objective if around is None else around(objective), replace(settings, **changes))

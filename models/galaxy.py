@@ -29,8 +29,9 @@ What keeps the disk to the physics: U sees neither the disk nor the place in the
 by the code of that place, which costs; the physics costs nothing. And the guide knows disks before U learns anything: in a
 first stage it is trained on simulations of the disk alone. Without it U paints the middle of disks while the guide is still
 blind, and keeps it: I0 and A come out too small, with intervals that do not cover. After that the codes of the guide are
-trained by the ELBO; its physics mostly by simulations of the whole model, for which its width is the honest one, and in a
-last stage by these alone.
+trained by the ELBO; its physics mostly by simulations of the whole model, for which its width is the honest one. In a last
+stage, on simulations of the trained model alone, the codes become a mixture of Gaussians in each cell, as their prior is,
+and the physics learn to be inferred beside codes that the guide drew (``DrawnCodesKL``), since no others are at hand at use.
 
 Source of the disk and of the idea: Takeishi & Kalousis, arXiv:2102.13156, section 4.3; network, code and priors by physzoo.
 """
@@ -54,7 +55,7 @@ from .datasets.galaxy import MEAN_COLOUR, disk, symmetry
 from .datasets.simulated import Simulated
 from .datasets.splits import Split, Splits
 from .grey_box import GreyBox, Noise
-from .image_networks import ImageCleansing, ImageEncoder, MapEncoder, MapGaussian, UNet, levels
+from .image_networks import ImageCleansing, ImageEncoder, MapEncoder, MapMixture, UNet, levels
 from .image_priors import CellPrior, Ring
 from .registry import Animal, Quantity, Training, register, trained_by
 
@@ -240,18 +241,18 @@ class WithAngle:
 TRAINING: dict[str, Any] = {
     "guide": {
         "encoder": MapEncoder,
-        "family": MapGaussian,
+        "family": MapMixture,
         "physics_encoder": ImageEncoder,
         "physics_family": DiskFlow,
         "cleanse": ImageCleansing,
     },
     # the ELBO alone would make the posteriors of the physics narrower than the network's own errors
-    "objective": {"predictive": 1e-3, "cleansing": 0.01, "sleep": 20.0, "whole_sleep": 200.0},
+    "objective": {"predictive": 1e-3, "cleansing": 0.01, "sleep": 20.0, "whole_sleep": 200.0, "dream_codes": False},
     "start": {"steps": 200, "learning_rate": 3e-3, "batch_size": 128},
     "steps": 2000,
     "learning_rate": 3e-3,
     "batch_size": 64,
-    "finish": {"steps": 800, "learning_rate": 2e-3, "batch_size": 128},
+    "finish": {"steps": 1000, "learning_rate": 2e-3, "batch_size": 128, "drawn_codes": True},
 }
 
 

@@ -13,10 +13,12 @@ from torch.nn import functional
 
 from ..guides.encoder import FARTHEST, Encoder, mlp
 from ..guides.families import Head
-from ..guides.flows import Flow, LowerTriangularAffine
+from ..guides.require import whole
 from ..guides.sites import Data
+from .image_priors import CellMixture
 
 MAP = 16  # channels of the map that a MapEncoder makes
+RARE = -4.0  # log weight of a part at the start, beside that of the first
 PART = 128  # images that go through a network at once: what is in between stays small and in the cache
 
 
@@ -125,38 +127,36 @@ class MapEncoder(Pixels):
         return self.net(image.reshape(-1, *image.shape[-3:])).reshape(*image.shape[:-3], self.width)
 
 
-class MapGaussian(nn.Module):
-    """q(z | c) = prod over cells N(z_cell; loc(c_cell), diag scale(c_cell)^2): a map of codes from a map of features.
+class MapMixture(nn.Module):
+    """q(z | c) = prod over cells sum_k w_k(c_cell) N(z_cell; m_k(c_cell), diag s_k(c_cell)^2): codes from a map of features.
+
+    Nearly all of the weight is on the first part at the start, and stays there while the guide is trained by its own draws
+    (``CellMixture``); the others take what is not Gaussian when it is trained by simulations.
 
     Args:
         features: length of the code, (depth, cells) flattened.
         context: length of the context of a ``MapEncoder``, (``MAP``, cells) flattened.
+        parts: Gaussians of a cell.
     """
 
-    def __init__(self, features: int, context: int) -> None:
+    def __init__(self, features: int, context: int, parts: int = 3) -> None:
         super().__init__()
-        self.cells = context // MAP
-        self.head = Head(MAP, 2 * features // self.cells)
+        whole("parts", parts, 1)
+        self.cells, self.parts = context // MAP, parts
+        self.depth = features // self.cells
+        self.head = Head(MAP, parts * (1 + 2 * self.depth))
         weight: Any = self.head.weight
-        nn.init.normal_(weight[: features // self.cells], 0.0, 0.3)  # codes that say nothing teach the decoder nothing
+        nn.init.normal_(weight[parts : parts * (1 + self.depth)], 0.0, 0.3)  # codes that say nothing teach nothing
+        with torch.no_grad():
+            self.head.bias[1:parts] = RARE
 
-    def forward(self, context: Tensor) -> Flow:
+    def forward(self, context: Tensor) -> CellMixture:
         """Return the distribution over R^features with the batch shape of the context."""
-        cells = context.unflatten(-1, (MAP, self.cells)).mT
-        loc, log_scale = self.head(cells).mT.flatten(-2).chunk(2, -1)
-        return Waking([LowerTriangularAffine(loc, log_scale.exp())], context.shape[:-1], loc)
-
-
-class Waking(Flow):
-    """A flow that is trained by its own draws alone: the density of any other value is a constant to the gradient.
-
-    A guide of codes that learns from the dreams of a model which does not yet use its codes learns to ignore the image.
-    """
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        own = self._last is not None and self._last[0] is value
-        result = super().log_prob(value)
-        return result if own else result.detach()
+        found = self.head(context.unflatten(-1, (MAP, self.cells)).mT)
+        size = self.parts * self.depth
+        logits, loc, log_scale = found.split([self.parts, size, size], -1)
+        loc, scale = (part.unflatten(-1, (self.parts, self.depth)) for part in (loc, log_scale.exp()))
+        return CellMixture(logits, loc, scale, self.cells)
 
 
 class UNet(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, constraints
+from torch.distributions import Categorical, constraints
 
 from ..guides.require import whole
 
@@ -52,37 +52,50 @@ class Ring(TorchDistribution):
 
 
 class CellMixture(TorchDistribution):
-    """A map of codes whose cells are independent, each from the same mixture of Gaussians.
+    """A map of codes whose cells are independent, each from a mixture of Gaussians, its own or the same for all.
 
         p(z) = prod over cells sum_k w_k N(z_cell; m_k, diag s_k^2),    w = softmax(logits)
 
+    A draw is differentiable in m and s of the part that it came from. The weights get no gradient from own draws, neither
+    through them, since a part is chosen, nor through their density, whose score is zero in the mean: they learn from the
+    density of given values alone.
+
     Args:
-        logits: (parts,).
-        loc, scale: m and s, (parts, depth).
+        logits: (..., cells or 1, parts).
+        loc, scale: m and s, (..., cells or 1, parts, depth).
         cells: cells of the map; one draw is a map (depth, cells), flattened.
     """
 
     arg_constraints = {}  # type: ignore[assignment]  # noqa: RUF012 (torch's own convention)
     support = constraints.real_vector  # type: ignore[assignment]
+    has_rsample = True
 
     def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, cells: int) -> None:
         self.parts, self.cells = (logits, loc, scale), cells
-        kinds = Categorical(logits=logits, validate_args=False)
-        own = Independent(Normal(loc, scale, validate_args=False), 1, validate_args=False)
-        self.cell = MixtureSameFamily(kinds, own, validate_args=False)
-        super().__init__(torch.Size(), torch.Size((loc.shape[-1] * cells,)), validate_args=False)
+        self._last: Tensor | None = None
+        event = torch.Size((loc.shape[-1] * cells,))
+        super().__init__(logits.shape[:-2], event, validate_args=False)
 
     def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> CellMixture:
         new = CellMixture(*self.parts, self.cells)
         new._batch_shape = torch.Size(batch_shape)
         return new
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
-        shape = torch.Size(sample_shape) + self.batch_shape
-        return self.cell.sample(torch.Size((*shape, self.cells))).mT.flatten(-2)
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 (torch's signature)
+        logits, loc, scale = self.parts
+        shape = (*sample_shape, *self.batch_shape, self.cells)
+        which = Categorical(logits=logits.expand(*shape, -1), validate_args=False).sample()
+        chosen = which[..., None, None].expand(*shape, 1, loc.shape[-1])
+        loc, scale = (part.expand(*shape, *part.shape[-2:]).gather(-2, chosen).squeeze(-2) for part in (loc, scale))
+        self._last = (loc + scale * torch.randn_like(loc)).mT.flatten(-2)
+        return self._last
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.cell.log_prob(value.unflatten(-1, (-1, self.cells)).mT).sum(-1)
+        logits, loc, scale = self.parts
+        weights = (logits.detach() if self._last is value else logits).log_softmax(-1)
+        cells = value.unflatten(-1, (-1, self.cells)).mT.unsqueeze(-2)
+        each = -0.5 * ((cells - loc) / scale).square().sum(-1) - scale.log().sum(-1)
+        return (weights + each).logsumexp(-1).sum(-1) - 0.5 * self.event_shape[0] * math.log(2.0 * math.pi)
 
 
 class CellPrior(nn.Module):
@@ -111,4 +124,4 @@ class CellPrior(nn.Module):
 
     def forward(self) -> CellMixture:
         """Return the distribution, batch shape (), event shape (depth * cells,)."""
-        return CellMixture(self.logits, self.loc, self.log_scale.exp(), self.cells)
+        return CellMixture(self.logits[None], self.loc[None], self.log_scale[None].exp(), self.cells)

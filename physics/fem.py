@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +19,8 @@ __all__ = ["FEMProblem", "NewtonOptions", "require_dolfinx"]
 if TYPE_CHECKING:
     import ufl
     from dolfinx import fem
+
+    from .fem_tables import TabulatedResidual
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,8 @@ class FEMProblem(Problem):
     z maps names to tensors: a field (``fem.Function``) has shape (..., dofs), a scalar constant (...), a
     vector constant (..., components). A single tensor serves where there is one parameter. Leading dimensions
     broadcast; the samples are solved one after another, in float64 on the CPU, and the result has the dtype
-    and device of what came. Everything is differentiable once in u, z and the target residual. Dirichlet
-    values are fixed at construction.
+    and device of what came. The residual takes all samples at once, without dolfinx (``fem_tables``). Everything
+    is differentiable once in u, z and the target residual. Dirichlet values are fixed at construction.
 
     The problem owns ``u`` and the form's parameters: it overwrites their values. It belongs to one thread. As
     MPI starts when dolfinx is imported, process pools must spawn; ``from_builder`` makes a problem that can
@@ -141,11 +144,34 @@ class FEMProblem(Problem):
         return self._back(out, shape, like)
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
-        """Return r_i(u, z) = F(u, z; phi_i), shape (..., free dofs); no solve. u holds the free dofs."""
+        """Return r_i(u, z) = F(u, z; phi_i), shape (..., free dofs); no solve. u holds the free dofs.
+
+        Batched torch operations over tables, in the dtype and on the device of u and z, as often differentiable as
+        needed, if the form has dx measures and nodal elements; else dolfinx assembles sample by sample, in float64.
+        """
+        tensors, shape, like = self._flat(z, u, as_they_are=self.tabulated)
+        if self._tables is not None:
+            state, *values = tensors
+            return self._back(self._tables(state, dict(zip(self.parameter_shapes, values, strict=True))), shape, like)
         from .fem_autograd import Residual
 
-        tensors, shape, like = self._flat(z, u)
         return self._back(Residual.apply(self._system, *tensors), shape, like)
+
+    @property
+    def tabulated(self) -> bool:
+        """Whether ``residual`` takes all samples at once, by tables."""
+        return self._tables is not None
+
+    @cached_property
+    def _tables(self) -> TabulatedResidual | None:
+        """Tables of the form; None where it holds what they do not."""
+        from .fem_integrand import UnsupportedForm
+        from .fem_tables import TabulatedResidual
+
+        try:
+            return TabulatedResidual(self._system)
+        except UnsupportedForm:
+            return None
 
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log|det dr/du|, shape (...), -inf where singular; its gradient takes dx and ds measures."""
@@ -228,8 +254,13 @@ class FEMProblem(Problem):
             )
         return z
 
-    def _flat(self, z: Unknowns, state: Tensor | None = None) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
-        """Return ([state,] *z) as float64 (samples, ...), the leading shape and an empty tensor like them."""
+    def _flat(
+        self, z: Unknowns, state: Tensor | None = None, as_they_are: bool = False
+    ) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
+        """Return ([state,] *z) as (samples, ...), the leading shape and an empty tensor like them.
+
+        They are float64 on the CPU, or of the dtype that they have in common and where they are.
+        """
         entries = [] if state is None else [("state", state, (self.free_dofs.numel(),))]
         named = self._named(z)
         entries += [(name, named[name], event) for name, event in self.parameter_shapes.items()]
@@ -248,9 +279,11 @@ class FEMProblem(Problem):
         for name, tensor, event in entries:
             if leading[name] != shape:
                 tensor = tensor.expand(shape + event)
-            flat.append(tensor.reshape(-1, *event).to("cpu", torch.float64))
+            flat.append(tensor.reshape(-1, *event))
             dtype = torch.promote_types(dtype, tensor.dtype)
-        return flat, shape, torch.empty(0, dtype=dtype, device=entries[0][1].device)
+        like = torch.empty(0, dtype=dtype, device=entries[0][1].device)
+        wanted = like if as_they_are else torch.empty(0, dtype=torch.float64)
+        return [tensor.to(wanted) for tensor in flat], shape, like
 
     @staticmethod
     def _common(leading: Mapping[str, torch.Size]) -> tuple[int, ...]:

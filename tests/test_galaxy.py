@@ -23,7 +23,7 @@ from physzoo.models.galaxy import (
     training_splits,
     turned_split,
 )
-from physzoo.models.image_networks import ImageCleansing, ImageEncoder, MapEncoder, MapGaussian, UNet
+from physzoo.models.image_networks import ImageCleansing, ImageEncoder, MapEncoder, MapMixture, UNet
 from physzoo.models.image_priors import CellMixture, CellPrior, Ring
 
 
@@ -152,7 +152,7 @@ def mixture(cells: int) -> CellMixture:
     weights = torch.tensor([0.75, 0.25], dtype=torch.float64)
     loc = torch.tensor([[0.0, 0.0], [2.0, -1.0]], dtype=torch.float64)
     scale = torch.tensor([[1.0, 0.5], [0.3, 0.2]], dtype=torch.float64)
-    return CellMixture(weights.log(), loc, scale, cells)
+    return CellMixture(weights.log()[None], loc[None], scale[None], cells)
 
 
 def test_the_prior_of_a_cell_is_a_density_and_a_map_is_its_cells_channels_first() -> None:
@@ -222,23 +222,55 @@ def test_the_learnt_part_starts_at_nothing_and_places_things_by_its_code() -> No
     assert float(change[:, 22:].max()) == 0.0
 
 
-def test_codes_are_local_and_learn_from_their_own_draws_alone() -> None:
+def test_codes_are_local() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 32, 32)
     encoder = MapEncoder({"x": x})
-    family = MapGaussian(2 * 64, encoder.width)
+    family = MapMixture(2 * 64, encoder.width)
     spoiled = x.clone()
     spoiled[:, :2, :2] += 5.0
-    first, second = (family(encoder(x=image)).like for image in (x, spoiled))
-    change = (first - second).abs().reshape(2, 8, 8)
+    first, second = (family(encoder(x=image)).parts[1][:, 0] for image in (x, spoiled))
+    change = (first - second).abs().T.reshape(2, 8, 8)
     assert float(change[:, 0, 0].max()) > 1e-4
     assert float(change[:, 6:, 6:].max()) == 0.0
-    density = family(encoder(x=x))
+
+
+def test_the_weights_of_a_mixture_learn_from_given_values_alone_and_its_parts_from_own_draws_too() -> None:
+    torch.manual_seed(0)
+    family = MapMixture(2 * 4, 16 * 4).double()
+    density = family(torch.randn(5, 16 * 4, dtype=torch.float64))
+    assert density.batch_shape == (5,)
+    logits, loc, _ = density.parts
     drawn = density.rsample()
-    assert density.log_prob(drawn).requires_grad
-    again = density.log_prob(drawn.detach().clone())
-    assert not again.requires_grad
-    assert torch.allclose(density.log_prob(drawn), again, atol=1e-3)
+    own, again = density.log_prob(drawn), density.log_prob(drawn.clone())
+    assert torch.allclose(own, again)
+    gradients = torch.autograd.grad(own.sum(), (logits, loc), retain_graph=True, allow_unused=True)
+    assert gradients[0] is None
+    assert bool(torch.as_tensor(gradients[1]).any())
+    (gradient,) = torch.autograd.grad(again.sum(), logits)
+    assert bool(gradient.any())
+    assert density.rsample(torch.Size([3])).shape == (3, 5, 8)
+
+
+def test_own_draws_move_a_mixture_to_its_target() -> None:
+    """The ELBO's gradient with fixed weights: two parts of one cell go where a normal target is."""
+    torch.manual_seed(0)
+    loc = torch.tensor([[[3.0, 0.0], [-1.0, 2.0]]], requires_grad=True)
+    log_scale = torch.zeros(1, 2, 2, requires_grad=True)
+    weights = torch.tensor([[0.0, -1.0]])
+    optimizer = torch.optim.Adam([loc, log_scale], 2e-2)
+    target = torch.distributions.Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0]))
+    for _ in range(800):
+        density = CellMixture(weights, loc, log_scale.exp(), 1).expand(torch.Size([64]))
+        drawn = density.rsample()
+        loss = (density.log_prob(drawn) - target.log_prob(drawn).sum(-1)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        drawn = CellMixture(weights, loc, log_scale.exp(), 1).expand(torch.Size([20000])).rsample()
+    assert torch.allclose(drawn.mean(0), target.mean, atol=0.15)
+    assert torch.allclose(drawn.std(0), target.stddev, rtol=0.1)
 
 
 def test_turned_galaxies_keep_their_truths() -> None:

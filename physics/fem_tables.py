@@ -1,0 +1,237 @@
+"""A UFL residual as batched torch operations over tables that dolfinx made once: no assembly, no loop over samples.
+
+At the quadrature points q of all cells every field and every derivative in the form is a sparse matrix times its dofs,
+
+    f_q = (V u)_q,   (df/dx_d)_q = (G_d u)_q,      r = sum over t of T_t' (w c_t(f_q, ...)),
+
+with c_t the coefficient of the test function's value or derivative t in the integrand (``fem_integrand``) and w the weights
+times the Jacobian's determinant. Derivatives of linear elements on triangles are constant on a cell and tabulated once there.
+
+Imports dolfinx; ``fem.FEMProblem`` imports this module when a problem is built.
+"""
+
+# UFL and dolfinx annotate with unions of all that an operation might return.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportReturnType=false, reportOptionalMemberAccess=false, reportCallIssue=false, reportIndexIssue=false
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import basix
+import numpy as np
+import scipy.sparse as sparse
+import torch
+from torch import Tensor
+from ufl.algorithms import expand_derivatives
+from ufl.algorithms.expand_indices import expand_indices
+
+from .fem_compiled import local_dofs
+from .fem_integrand import VALUE, Factors, Reader, UnsupportedForm, times
+from .sparse import SparseMatrix, batch_last
+
+if TYPE_CHECKING:
+    from .fem_assembly import System
+
+IN_CACHE = 2**21  # bytes of one field at all points for the samples that go through together
+
+
+class Geometry:
+    """Quadrature points of one degree on all cells: places, weights, and tables of elements there.
+
+    Args:
+        domain: a dolfinx mesh of one cell type.
+        degree: of the quadrature.
+    """
+
+    def __init__(self, domain: Any, degree: int) -> None:
+        self.dimension = domain.geometry.dim
+        if domain.topology.dim != self.dimension:
+            raise UnsupportedForm("a mesh of a surface or curve in a larger space")
+        kind = domain.basix_cell()
+        self.points, weights = basix.make_quadrature(kind, degree)
+        map_ = domain.geometry.cmaps[0]
+        element = basix.create_element(basix.ElementFamily.P, kind, map_.degree, basix.LagrangeVariant(map_.variant))
+        tables = element.tabulate(1, self.points)[..., 0]  # (1 + dimension, points, corners)
+        corners = domain.geometry.x[domain.geometry.dofmaps[0]][..., : self.dimension]  # (cells, corners, dimension)
+        self.places = np.einsum("qa,cad->cqd", tables[0], corners)
+        jacobian = np.einsum("eqa,cad->cqde", tables[1:], corners)
+        self.inverse = np.linalg.inv(jacobian)  # (cells, points, reference axis, axis)
+        self.weights = np.abs(np.linalg.det(jacobian)) * weights
+        self.cells = len(corners)
+
+    def table(self, space: Any, component: int, derivative: int | None) -> tuple[Any, bool]:
+        """Return the matrix of a field's value or derivative at the points, and whether one row a cell serves.
+
+        Raises:
+            UnsupportedForm: an element whose basis is not one of nodal values.
+        """
+        element = space.element
+        if element.needs_dof_transformations or (space.ufl_element().num_sub_elements > 0 and space.dofmap.bs == 1):
+            raise UnsupportedForm(f"the element {space.ufl_element()}")
+        size = space.dofmap.bs
+        base = space.ufl_element().sub_elements[0] if size > 1 else space.ufl_element()
+        tables = base.basix_element.tabulate(1, self.points)
+        if tables.shape[-1] != 1 or base.basix_element.map_type != basix.MapType.identity:
+            raise UnsupportedForm(f"the element {space.ufl_element()}")
+        if derivative is VALUE:
+            local = np.broadcast_to(tables[0, ..., 0], (self.cells, *tables.shape[1:3]))
+        else:
+            local = np.einsum("eqa,cqe->cqa", tables[1:, ..., 0], self.inverse[..., derivative])
+        if once := bool(np.ptp(local, 1).max() <= 1e-12 * max(np.abs(local).max(), 1e-300)):
+            local = local[:, :1]
+        cells, points, basis = local.shape
+        columns = local_dofs(space)[:, component::size]
+        rows = np.repeat(np.arange(cells * points), basis)
+        columns = np.repeat(columns[:, None], points, 1)
+        size = space.dofmap.index_map.size_local * space.dofmap.bs
+        table = sparse.csr_array((local.ravel(), (rows, columns.ravel())), shape=(cells * points, size))
+        table.data[np.abs(table.data) <= 1e-14 * np.abs(table.data).max(initial=0.0)] = 0.0
+        table.eliminate_zeros()  # a derivative along an edge's normal
+        return table, once
+
+
+class TabulatedResidual:
+    """r(u, z) of a form on its free dofs, for many samples at once, in the dtype and on the device of the samples.
+
+    Args:
+        system: the form with its unknown, parameters and conditions.
+
+    Raises:
+        UnsupportedForm: an integral over facets or a part of the domain, or an element or operation that is not tabulated.
+    """
+
+    def __init__(self, system: System) -> None:
+        self.space, self.free, self.fixed = system.space, system.free, system.fixed
+        self.boundary = system.start[system.fixed]
+        self.names = {parameter: name for name, parameter in system.parameters.items()}
+        self.state = system.u
+        expanded = expand_indices(expand_derivatives(system.form))
+        self.integrals = [_Integral(integral, self) for integral in expanded.integrals()]
+        example = {name: torch.zeros(1, *_shape(p), dtype=torch.float64) for p, name in self.names.items()}
+        with torch.no_grad():
+            self(torch.zeros(1, self.free.size, dtype=torch.float64), example)  # what is not supported says so now
+
+    def __call__(self, u: Tensor, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return r, shape (samples, free dofs).
+
+        Args:
+            u: the free dofs, (samples, free dofs).
+            parameters: name -> (samples, *shape).
+        """
+        wide = max(integral.geometry.weights.size for integral in self.integrals)
+        rows = max(1, IN_CACHE // (wide * u.element_size()))
+        parts = []
+        for start in range(0, len(u), rows):
+            fields = {name: batch_last(value[start : start + rows]) for name, value in parameters.items()}
+            state = batch_last(u[start : start + rows])
+            total = self.integrals[0](state, fields)
+            for integral in self.integrals[1:]:
+                total = total + integral(state, fields)
+            parts.append(batch_last(total))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _shape(parameter: Any) -> tuple[int, ...]:
+    return parameter.x.array.shape if hasattr(parameter, "x") else tuple(parameter.ufl_shape)
+
+
+class _Integral:
+    """One integral over all cells: its expression, points, and the tables of its fields and test functions."""
+
+    def __init__(self, integral: Any, owner: TabulatedResidual) -> None:
+        if integral.integral_type() != "cell" or integral.subdomain_id() not in ("everywhere", (-1,), -1):
+            raise UnsupportedForm(f"a measure {integral.integral_type()} on {integral.subdomain_id()}")
+        self.owner = owner
+        self.expression = integral.integrand()
+        self.geometry = Geometry(owner.space.mesh, int(integral.metadata()["quadrature_degree"]))
+        self._tables: dict[Any, tuple[SparseMatrix, bool, np.ndarray | None]] = {}
+        self._tests: dict[Any, tuple[SparseMatrix, bool]] = {}
+        self._numbers: dict[Any, Tensor] = {}
+
+    def __call__(self, u: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
+        """Return the integral on the free dofs, (free dofs, batch)."""
+        linear = Reader(_Samples(self, u, fields), u).read(self.expression)
+        if not isinstance(linear, dict):
+            raise UnsupportedForm("an integrand without the test function")
+        sums: dict[int, Tensor] = {}
+        parts = [self._against(key, coefficient, u, sums) for key, coefficient in linear.items()]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total.expand(-1, u.shape[-1])
+
+    def _against(
+        self, key: tuple[int, int | None], coefficient: Factors, like: Tensor, sums: dict[int, Tensor]
+    ) -> Tensor:
+        matrix, once = self._test(key)
+        weights = self.numbers("weights", lambda: self.geometry.weights[..., None], like)
+        if not once:
+            found = weights * coefficient.value
+        elif coefficient.point is None:
+            volumes = self.numbers("volumes", lambda: self.geometry.weights.sum(1)[:, None, None], like)
+            found = volumes * coefficient.cell
+        else:
+            place = id(coefficient.point)
+            if place not in sums:
+                sums[place] = torch.bmm(weights.mT, coefficient.point)  # (cells, 1, batch)
+            found = torch.as_tensor(times(sums[place], coefficient.cell))
+        return matrix(found.reshape(matrix.shape[1], -1))
+
+    def _test(self, key: tuple[int, int | None]) -> tuple[SparseMatrix, bool]:
+        if key not in self._tests:
+            table, once = self.geometry.table(self.owner.space, *key)
+            self._tests[key] = SparseMatrix(sparse.csr_array(table.T)[self.owner.free]), once
+        return self._tests[key]
+
+    def numbers(self, name: Any, make: Callable[[], np.ndarray], like: Tensor) -> Tensor:
+        """Return an array in the dtype and on the device of a tensor, held by its name."""
+        key = name, like.dtype, like.device
+        if key not in self._numbers:
+            self._numbers[key] = torch.from_numpy(np.ascontiguousarray(make())).to(like)
+        return self._numbers[key]
+
+    def table(self, function: Any, component: int, derivative: int | None) -> tuple[SparseMatrix, bool, Any]:
+        """Return the matrix of a field, of the free dofs for the state, whether it has one row a cell, and what is held."""
+        key = function, component, derivative
+        if key not in self._tables:
+            table, once = self.geometry.table(function.function_space, component, derivative)
+            held = None
+            if function is self.owner.state:
+                held = (table[:, self.owner.fixed] @ self.owner.boundary)[:, None]
+                table = table[:, self.owner.free]
+            self._tables[key] = SparseMatrix(table), once, held if held is not None and held.any() else None
+        return self._tables[key]
+
+
+class _Samples:
+    """The state and the parameters of the samples at hand, at the points of one integral."""
+
+    def __init__(self, integral: _Integral, u: Tensor, fields: Mapping[str, Tensor]) -> None:
+        self.integral, self.u, self.fields = integral, u, fields
+
+    def field(self, function: Any, component: int, derivative: int | None) -> Factors:
+        matrix, once, held = self.integral.table(function, component, derivative)
+        owner = self.integral.owner
+        if function is owner.state:
+            dofs = self.u
+        elif function in owner.names:
+            dofs = self.fields[owner.names[function]]
+        else:
+            dofs = torch.from_numpy(function.x.array).to(self.u)[:, None]
+        found = matrix(dofs)
+        if held is not None:
+            found = found + self.integral.numbers((component, derivative), lambda: held, self.u)
+        found = found.unflatten(0, (self.integral.geometry.cells, -1))
+        return Factors(None, found) if once else Factors(found, 1.0)
+
+    def constant(self, constant: Any, component: int) -> Factors:
+        names = self.integral.owner.names
+        if constant not in names:
+            return Factors(None, float(np.asarray(constant.value).ravel()[component]))
+        value = self.fields[names[constant]]
+        return Factors(None, value.reshape(math.prod(constant.ufl_shape), -1)[component][None, None])
+
+    def place(self, axis: int) -> Factors:
+        places = self.integral.geometry.places
+        return Factors(self.integral.numbers(("x", axis), lambda: places[..., axis, None], self.u), 1.0)

@@ -1,0 +1,76 @@
+"""A constant sparse matrix as a torch operation: batch last, gradients by its transpose."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import scipy.sparse as sparse
+import torch
+from torch import Tensor
+
+
+class SparseMatrix:
+    """x -> A x for columns x of shape (n, batch), differentiable as often as needed.
+
+    Torch would transpose a compressed matrix anew in every backward pass; here both A and A' are held, once for each
+    dtype and device that is asked for.
+
+    Args:
+        matrix: A, shape (m, n).
+    """
+
+    def __init__(self, matrix: Any) -> None:
+        self._matrix: Any = sparse.csr_array(matrix)
+        self._held: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(m, n)."""
+        rows, columns = self._matrix.shape
+        return int(rows), int(columns)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return A x, shape (m, batch)."""
+        return _Multiply.apply(x, *self._at(x))  # type: ignore[return-value, call-arg]
+
+    def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        key = x.dtype, x.device
+        if key not in self._held:
+            self._held[key] = _compressed(self._matrix, x), _compressed(sparse.csr_array(self._matrix.T), x)
+        return self._held[key]
+
+
+def _compressed(matrix: Any, like: Tensor) -> Tensor:
+    parts = (torch.from_numpy(part.astype("int64")) for part in (matrix.indptr, matrix.indices))
+    values = torch.from_numpy(matrix.data.copy()).to(like.dtype)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(*parts, values, matrix.shape, check_invariants=False).to(like.device)
+
+
+class _Multiply(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        ctx.pair = matrix, transposed
+        return matrix @ x.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        matrix, transposed = ctx.pair
+        return _Multiply.apply(grad_outputs[0], transposed, matrix), None, None  # type: ignore[call-arg]
+
+
+class _Transpose(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.mT.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return _Transpose.apply(grad_outputs[0])
+
+
+def batch_last(x: Tensor) -> Tensor:
+    """Return the transpose of (batch, n), or (batch,) as it is, laid out anew: gradients come back laid out, too."""
+    return _Transpose.apply(x) if x.dim() == 2 else x  # type: ignore[return-value]
