@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from _store import store
@@ -40,6 +41,7 @@ class Case:
     sensors: int
     noise: float
     kept: int | None = None
+    modes: int = 2
 
     @property
     def label(self) -> str:
@@ -47,13 +49,14 @@ class Case:
         return f"{kept} of {self.sensors} sensors, {100 * self.noise:.0f} % noise"
 
     def model(self, likelihood: str = "forward", residual_scale: float = 1e-2, corrected: bool = True) -> Poisson1D:
-        return Poisson1D(likelihood, 2, self.sensors, self.noise, residual_scale, corrected)  # type: ignore[arg-type]
+        scale: dict[str, Any] = {"residual_scale": residual_scale, "corrected": corrected}
+        return Poisson1D(likelihood, self.modes, self.sensors, self.noise, **scale)  # type: ignore[arg-type]
 
     def data(self, seed: int) -> dict[str, Tensor]:
         """A data set from the prior predictive."""
         generator = torch.Generator().manual_seed(seed)
         model = self.model()
-        z = torch.randn(2, generator=generator, dtype=torch.float64)
+        z = torch.randn(self.modes, generator=generator, dtype=torch.float64)
         noise = model.noise * torch.randn(self.sensors, generator=generator, dtype=torch.float64)
         order = torch.randperm(self.sensors, generator=generator)
         mask = order < (self.sensors if self.kept is None else self.kept)
