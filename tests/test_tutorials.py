@@ -13,6 +13,8 @@ FIGURES = {
     "03_is_my_posterior_calibrated": 3,
     "04_pendulum": 3,
     "05_strides": 3,
+    "07_forward_or_residual": 3,
+    "08_from_a_form_to_a_posterior": 2,
 }
 
 
