@@ -70,7 +70,7 @@ line.plot(z, prior, color="black", label="prior = right answer")
 line.plot(z, marginal, color="tab:red", label="virtual observable")
 line.plot(z, corrected, color="tab:blue", ls="--", label="with |dr/du|")
 line.set(xlabel="z, log stiffness", ylabel="density", title="u integrated out")
-line.legend(frameon=False)
+line.legend(frameon=False, fontsize=8, loc="upper right")
 figure.tight_layout()
 plt.show()
 
