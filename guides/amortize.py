@@ -155,13 +155,25 @@ class AmortizedGuide(PyroModule):
         Raises:
             ValueError: a site is missing.
         """
+        w, ladj = self.whitened(values)
+        return self.density(data, refined).log_prob(w) - ladj
+
+    def whitened(self, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return w = L^-1 (T^-1(z) - loc), (..., D), at given constrained values, and log|det dz/dw|, (...).
+
+        Args:
+            values: latent site -> (..., *site shape).
+
+        Raises:
+            ValueError: a site is missing.
+        """
         flat, ladj = self.sites.flatten(values)
         flat = flat.to(self.loc.dtype)
         if self.diagonal:
             w = (flat - self.loc) / self.tril.diagonal()
         else:
             w = torch.linalg.solve_triangular(self.tril, (flat - self.loc).unsqueeze(-1), upper=False).squeeze(-1)
-        return self.density(data, refined).log_prob(w) - self.tril.diagonal().log().sum() - ladj.to(self.loc.dtype)
+        return w, self.tril.diagonal().log().sum() + ladj.to(self.loc.dtype)
 
     @torch.no_grad()
     def sample(self, data: Data, draws: int) -> dict[str, Tensor]:
