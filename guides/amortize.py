@@ -236,8 +236,8 @@ def amortize(
         model: a Pyro model of one data set, called with the names in ``example``; an observed site has the name of the
             argument that it conditions on.
         encoder: "mlp", "convolution", "attention", "set", an ``Encoder`` (class or instance), or ``None``.
-        family: "diagonal", "low_rank", "full", "planar", "spline", or a callable (features, context) -> module that maps
-            a context (..., C) to a Pyro distribution over R^features.
+        family: "diagonal", "low_rank", "full", "planar", "coupling", "iaf", "spline", or a callable (features, context) -> module
+            that maps a context (..., C) to a Pyro distribution over R^features.
         example: the arguments of one data set (observed values, masks, covariates).
         whitening: fixed affine map in unconstrained space, e.g. from ``physzoo.inference.laplace``.
         simulations: prior-predictive draws for the standardisation; 0 leaves values as they are.

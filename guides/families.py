@@ -7,6 +7,7 @@ standardisation) is the initial guide.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -116,7 +117,42 @@ class PlanarFlow(nn.Module):
         return Flow([planar, affine], context.shape[:-1], affine.loc)
 
 
-class SplineFlow(nn.Module):
+class _Steps(nn.Module):
+    """Steps of zuko applied to the noise one after the other, then a full conditional affine map."""
+
+    def __init__(self, features: int, context: int, steps: list[nn.Module], tail: float | None = None) -> None:
+        super().__init__()
+        if tail is not None:
+            real("tail", tail, 2.0, expected="a number above 2, or None")
+        for step in steps:
+            with torch.no_grad():  # every step starts close to the identity
+                for parameter in list(step.parameters())[-2:]:
+                    parameter.mul_(0.1)
+        self.steps = nn.ModuleList(steps)
+        self.context = context
+        self.affine = Affine(features, context, full=True)
+        self.log_tail = None if tail is None else nn.Parameter(torch.tensor(float(tail) - 2.0).log())
+
+    def forward(self, context: Tensor) -> TorchDistribution:
+        """Return the distribution over R^features with the batch shape of the context."""
+        affine = self.affine(context)
+        given = context if self.context else None
+        maps = [step(given) for step in self.steps]
+        tail = None if self.log_tail is None else 2.0 + self.log_tail.exp()
+        return Flow([*maps, affine], context.shape[:-1], affine.loc, tail)
+
+
+def _coupling(features: int, context: int, turn: int, hidden: tuple[int, ...], **univariate: Any) -> nn.Module:
+    """Return a coupling of zuko whose mask alternates with ``turn``."""
+    transforms_of_zuko()
+    from zuko.flows.coupling import GeneralCouplingTransform
+
+    mask: Any = torch.arange(features) % 2 == turn % 2 if features > 1 else None
+    options = {"hidden_features": hidden, "activation": nn.SiLU, **univariate}
+    return GeneralCouplingTransform(features=features, context=context, mask=mask, **options)
+
+
+class SplineFlow(_Steps):
     """Rational-quadratic spline couplings of a normal or Student-t base, then a full conditional affine map.
 
     Coupling has a closed form in both directions, so it serves the reverse and the forward KL. The affine map does
@@ -142,44 +178,70 @@ class SplineFlow(nn.Module):
         hidden: tuple[int, ...] = (64, 64),
         tail: float | None = None,
     ) -> None:
-        super().__init__()
         whole("transforms", transforms, 1)
         whole("bins", bins, 2)
         widths("hidden", hidden)
-        if tail is not None:
-            real("tail", tail, 2.0, expected="a number above 2, or None")
-        flows = transforms_of_zuko()
-        from zuko.flows.coupling import GeneralCouplingTransform
+        transforms_of_zuko()
         from zuko.transforms import MonotonicRQSTransform
 
-        del flows
-        steps = []
-        for i in range(transforms):
-            step = GeneralCouplingTransform(
-                features=features,
-                context=context,
-                mask=torch.arange(features) % 2 == i % 2 if features > 1 else None,  # type: ignore[arg-type]
-                univariate=MonotonicRQSTransform,
-                shapes=[torch.Size(size) for size in ((bins,), (bins,), (bins - 1,))],
-                hidden_features=hidden,
-                activation=nn.SiLU,
-            )
-            with torch.no_grad():  # every spline starts close to the identity
-                for parameter in list(step.parameters())[-2:]:
-                    parameter.mul_(0.1)
-            steps.append(step)
-        self.steps = nn.ModuleList(steps)
-        self.context = context
-        self.affine = Affine(features, context, full=True)
-        self.log_tail = None if tail is None else nn.Parameter(torch.tensor(float(tail) - 2.0).log())
+        shapes = [torch.Size(size) for size in ((bins,), (bins,), (bins - 1,))]
+        univariate = {"univariate": MonotonicRQSTransform, "shapes": shapes}
+        steps = [_coupling(features, context, turn, hidden, **univariate) for turn in range(transforms)]
+        super().__init__(features, context, steps, tail)
 
-    def forward(self, context: Tensor) -> TorchDistribution:
-        """Return the distribution over R^features with the batch shape of the context."""
-        affine = self.affine(context)
-        given = context if self.context else None
-        splines = [step(given) for step in self.steps]
-        tail = None if self.log_tail is None else 2.0 + self.log_tail.exp()
-        return Flow([*splines, affine], context.shape[:-1], affine.loc, tail)
+
+class CouplingFlow(_Steps):
+    """Affine couplings of a normal base, then a full conditional affine map; closed in both directions.
+
+        x_a = w_a,  x_b = shift(w_a, c) + scale(w_a, c) w_b,   scale between e^-6.9 and e^6.9
+
+    Bounded scales keep the forward KL from diverging.
+
+    Args:
+        features: D.
+        context: length of the context, 0 for none.
+        transforms: number of couplings; masks alternate.
+        hidden: widths of the networks.
+
+    Source: Dinh, Sohl-Dickstein, Bengio, arXiv:1605.08803 (RealNVP).
+    """
+
+    def __init__(self, features: int, context: int, transforms: int = 6, hidden: tuple[int, ...] = (64, 64)) -> None:
+        whole("transforms", transforms, 1)
+        widths("hidden", hidden)
+        super().__init__(features, context, [_coupling(features, context, turn, hidden) for turn in range(transforms)])
+
+
+class InverseAutoregressiveFlow(_Steps):
+    """Inverse autoregressive affine maps of a normal base, then a full conditional affine map.
+
+        x_k = shift_k(w_1..k-1, c) + scale_k(w_1..k-1, c) w_k,   the order turned round from one map to the next
+
+    A draw with its density is one pass, so it is made for the reverse KL; a given value is scored in D passes a map, which
+    the forward KL pays for.
+
+    Args:
+        features: D.
+        context: length of the context, 0 for none.
+        transforms: number of maps.
+        hidden: widths of the networks.
+
+    Source: Kingma et al., arXiv:1606.04934.
+    """
+
+    def __init__(self, features: int, context: int, transforms: int = 3, hidden: tuple[int, ...] = (64, 64)) -> None:
+        whole("transforms", transforms, 1)
+        widths("hidden", hidden)
+        transforms_of_zuko()
+        from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+
+        order: Any = torch.arange(features)
+        orders = [order if turn % 2 == 0 else order.flip(0) for turn in range(transforms)]
+        options: dict[str, Any] = {"hidden_features": hidden, "activation": nn.SiLU}
+        steps: list[nn.Module] = [
+            MaskedAutoregressiveTransform(features, context, order=each, **options) for each in orders
+        ]
+        super().__init__(features, context, steps)
 
 
 Family = Callable[[int, int], nn.Module]
@@ -189,5 +251,7 @@ FAMILIES: dict[str, Family] = {
     "low_rank": LowRank,
     "full": lambda features, context: Gaussian(features, context),
     "planar": PlanarFlow,
+    "coupling": CouplingFlow,
+    "iaf": InverseAutoregressiveFlow,
     "spline": SplineFlow,
 }

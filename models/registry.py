@@ -20,6 +20,7 @@ IN_THE_ZOO = (
     "darcy2d",
     "aristoff_bangerth",
     "lotka_volterra_benchmark",
+    "inverse_kinematics",
     "pendulum",
     "advection_diffusion",
     "galaxy",

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .arm import PlanarArm
 from .elliptic1d import Elliptic1D
 from .fields import KarhunenLoeve
 from .likelihoods import SolverWarning, observe, virtual_observables
@@ -18,6 +19,7 @@ __all__ = [
     "KarhunenLoeve",
     "LinearProblem",
     "ODEProblem",
+    "PlanarArm",
     "Problem",
     "SolveError",
     "SolverWarning",

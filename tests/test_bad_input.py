@@ -304,6 +304,7 @@ def test_encoders_and_families_by_name(name, thing):
 FAMILY_OPTIONS = [
     ("full", "rank"), ("diagonal", "bins"), ("low_rank", "rank"), ("planar", "layers"), ("spline", "transforms"),
     ("spline", "bins"), ("spline", "tail"), ("spline", "hidden"), ("spline", "layers"), ("spline", "features"),
+    ("coupling", "transforms"), ("coupling", "hidden"), ("iaf", "transforms"), ("iaf", "hidden"), ("iaf", "bins"),
 ]  # fmt: skip
 
 
