@@ -7,7 +7,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -53,6 +53,35 @@ def store(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:
     os.replace(beside, path)
     print(table_text(table))
     return path
+
+
+class Rows(list[dict[str, Any]]):
+    """The rows of a long benchmark, each kept on disk once it is made, so that a run that was cut off goes on where it was.
+
+    Args:
+        name: name of the table; the rows lie in ``benchmarks/results/NAME.rows.tmp`` until ``done``.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.path = RESULTS / f"{name}.rows.tmp"
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        self.made = {tuple(key): row for key, row in map(json.loads, text.splitlines())}
+
+    def add(self, key: Sequence[Any], make: Callable[[], dict[str, Any]]) -> None:
+        """Append the row of ``key`` (numbers and strings), made now unless an earlier run has made it, and print it."""
+        row = self.made.get(tuple(key))
+        if row is None:
+            row = _plain(make())
+            RESULTS.mkdir(exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([list(key), row]) + "\n")
+        self.append(row)
+        print(row, flush=True)
+
+    def done(self) -> None:
+        """Forget the kept rows: the table is stored."""
+        self.path.unlink(missing_ok=True)
 
 
 def lines_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:

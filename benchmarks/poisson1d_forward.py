@@ -111,7 +111,9 @@ def row(plan: Plan, sets: np.ndarray, references: np.ndarray) -> dict[str, Any]:
     y = data.float()
     draws = guide.sample({"y": y}, 4000)["z"].double().transpose(0, 1)
     mean, sd = reference.mean(1), reference.std(1)
-    scores = [c2st(draws[i].numpy(), reference[i, :: reference.shape[1] // 4000][:4000].numpy()) for i in range(SETS)]
+    scores = [
+        c2st(draws[i].numpy(), reference[i, :: reference.shape[1] // 4000][:4000].numpy()) for i in range(len(data))
+    ]
     ratios = draws.std(1) / sd
     trials = [calibrate(model, guide, datasets=DATASETS, draws=200, seed=seed, progress=False) for seed in CALIBRATION]
     checked = trials[0]

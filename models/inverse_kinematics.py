@@ -20,6 +20,7 @@ in Kruse, Ardizzone, Rother, Koethe, arXiv:2101.10763. There the hand is known e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -105,6 +106,17 @@ def hand() -> dict[str, Any]:
     return {"y": torch.tensor(HAND, dtype=torch.float64)}
 
 
+def exact_draws(data: Mapping[str, Any], draws: int, seed: int) -> dict[str, Tensor]:
+    """Return {"z": (draws, 4)}, independent draws of the posterior of the model's keyword arguments.
+
+    Raises:
+        ValueError: a masked hand, or what ``rejection`` refuses.
+    """
+    if data.get("mask") is not None:
+        raise ValueError(f"data: got a mask {data['mask'].tolist()}, expected a hand that is seen whole")
+    return {"z": rejection(data["y"], draws, seed)}
+
+
 _PLACES = {"coordinate": ("along the rail", "away from it")}
 
 register(
@@ -131,6 +143,7 @@ register(
             options={"transforms": 6},
         ),
         priors={"z": "Normal(0, (0.25, 0.5, 0.5, 0.5))", "u": "flat (residual likelihood only)"},
+        exact_draws=exact_draws,
         source="Ardizzone et al., arXiv:1808.04730; Kruse et al., arXiv:2101.10763; noise by physzoo",
     )
 )

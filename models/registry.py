@@ -122,6 +122,8 @@ class Animal:
         source: where the system and its numbers come from.
         published: latent site -> published posterior means (nested lists in the site's shape), where there are any.
         closed_form: data -> (mean, covariance) of the posterior over the flattened latent sites, where it is known.
+        exact_draws: (data, count, seed) -> independent draws of the posterior, latent site -> (count, *site shape), where
+            they can be had.
         requires: the optional extra that the model needs ("fem"), or "".
         training: how learnt parts are trained; ``None`` for a model without any.
     """
@@ -138,6 +140,7 @@ class Animal:
     source: str
     published: Mapping[str, Any] | None = None
     closed_form: Callable[..., Any] | None = None
+    exact_draws: Callable[..., Mapping[str, Any]] | None = None
     requires: str = ""
     training: Training | None = None
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from .inference.compare import compare as compare
     from .inference.data import DataSets as DataSets
     from .inference.data import Simulator as Simulator
+    from .inference.divergences import MMD as MMD
+    from .inference.divergences import AlphaJS as AlphaJS
+    from .inference.divergences import EnergyDistance as EnergyDistance
+    from .inference.divergences import Renyi as Renyi
+    from .inference.divergences import SlicedWasserstein as SlicedWasserstein
     from .inference.fit import fit as fit
     from .inference.laplace import laplace as laplace
     from .inference.objectives import ELBO as ELBO
@@ -47,16 +52,21 @@ if TYPE_CHECKING:
 
 _HOME = {
     "ELBO": "inference.objectives",
+    "AlphaJS": "inference.divergences",
     "Animal": "models.registry",
     "Calibration": "inference.calibration",
     "DataSets": "inference.data",
+    "EnergyDistance": "inference.divergences",
     "FitOptions": "inference.options",
     "ForwardKL": "inference.objectives",
+    "MMD": "inference.divergences",
     "Mixture": "inference.objectives",
     "Quantity": "models.registry",
     "Recipe": "models.registry",
     "Reference": "inference.reference",
+    "Renyi": "inference.divergences",
     "Simulator": "inference.data",
+    "SlicedWasserstein": "inference.divergences",
     "Whitening": "guides.amortize",
     "amortize": "guides.amortize",
     "calibrate": "inference.calibrate",
@@ -79,16 +89,21 @@ _HOME = {
 
 __all__ = [
     "ELBO",
+    "MMD",
+    "AlphaJS",
     "Animal",
     "Calibration",
     "DataSets",
+    "EnergyDistance",
     "FitOptions",
     "ForwardKL",
     "Mixture",
     "Quantity",
     "Recipe",
     "Reference",
+    "Renyi",
     "Simulator",
+    "SlicedWasserstein",
     "Whitening",
     "__version__",
     "amortize",

@@ -233,7 +233,7 @@ def objective_of(task: Task) -> Objective:
 
 
 def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whitening | None) -> Reference:
-    """Return the reference posterior: closed form where there is one, else HMC in whitened coordinates.
+    """Return the reference posterior: closed form or exact draws where the animal has them, else HMC in whitened coordinates.
 
     One that an interrupted run left in the folder is taken over.
     """
@@ -242,6 +242,8 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
         return read_reference(stored)
     if task.animal.closed_form is not None:
         reference = exact_reference(task, budget)
+    elif task.animal.exact_draws is not None:
+        reference = independent_reference(task, budget)
     else:
         model, data = _in_double(task) if task.splits is not None else (task.model, task.data)
         found = whitening or laplace(model, data, seed=task.options.seed)
@@ -325,6 +327,16 @@ def exact_reference(task: Task, budget: Budget) -> Reference:
         draws[site] = flat[..., start : start + size].reshape(*flat.shape[:2], *shape).numpy()
         start += size
     return Reference("closed form", draws, summarise(draws), settings={"seed": task.options.seed})
+
+
+def independent_reference(task: Task, budget: Budget) -> Reference:
+    """Return the animal's own independent draws of the posterior, dealt out to as many chains as HMC would have."""
+    if task.animal.exact_draws is None:
+        raise ValueError(f"task: got {task.animal.name}, expected an animal with exact draws")
+    drawn = task.animal.exact_draws(task.data, budget.chains * budget.reference_draws, task.options.seed)
+    shape = (budget.chains, budget.reference_draws)
+    draws = {site: value.double().reshape(*shape, *value.shape[1:]).numpy() for site, value in drawn.items()}
+    return Reference("exact draws", draws, summarise(draws), settings={"seed": task.options.seed})
 
 
 def compare_with(task: Task, tree: DataTree, reference: Reference) -> Comparison:

@@ -1,0 +1,167 @@
+"""B5: how expressive must a guide be? Seven families, equal CPU time of training, two posteriors that are not Gaussian.
+
+    python benchmarks/guide_ablation.py [--quick] [--seconds 15]
+
+The bar with one sensor and 10 % noise (8 unknowns, one number seen), against batched pCN; and inverse kinematics (a thin sheet
+with two branches), against exact draws. Amortised over fresh simulations, batch 512, the same encoder and rate for all;
+how many steps fit into the time is measured beforehand. Every family by the forward KL; the two ends, and those that draw in
+one pass, by the reverse KL as well. C2ST is over four data sets with 1,000 draws a side, calibration over 512 data sets;
+sd x 0.8 is the negative control.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from _store import Rows, store
+from torch import Tensor
+
+from physzoo.guides import AmortizedGuide, amortize
+from physzoo.guides.sites import simulate
+from physzoo.inference.calibrate import calibrate
+from physzoo.inference.compare import c2st
+from physzoo.inference.data import Simulator
+from physzoo.inference.fit import FitOptions, fit
+from physzoo.inference.objectives import ELBO, ForwardKL, Objective
+from physzoo.inference.reference_pcn import pcn
+from physzoo.models.inverse_kinematics import InverseKinematics, rejection
+from physzoo.models.poisson1d import Poisson1D
+
+SETS, DRAWS, DATASETS, SEED = 4, 1000, 512, 82001
+FAMILIES = ("diagonal", "low_rank", "full", "planar", "coupling", "iaf", "spline")  # from plain to expressive
+BOTH_DIRECTIONS = ("diagonal", "full", "iaf", "spline")
+OPTIONS: dict[str, dict[str, Any]] = {
+    "spline": {"transforms": 4},
+    "coupling": {"transforms": 6},
+    "iaf": {"transforms": 3},
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model with data sets and draws of their posteriors, (SETS, DRAWS, d)."""
+
+    name: str
+    model: Callable[[], Any]
+    data: Tensor
+    reference: np.ndarray
+    trust: dict[str, Any]
+
+
+def one_sensor() -> Target:
+    """Return the bar with one sensor, with pCN references."""
+
+    def build() -> Poisson1D:
+        return Poisson1D(sensors=1, noise=0.10)
+
+    y = simulate(build(), SETS, seed=SEED)["y"]
+    found = pcn(build(), {"y": y}, datasets=True, chains=16, draws=500, warmup=3000, thin=30, seed=SEED, progress=False)
+    draws = np.moveaxis(found.draws["z"].reshape(-1, SETS, 8), 1, 0)
+    chosen = np.random.default_rng(SEED).permutation(draws.shape[1])[:DRAWS]
+    trust = {"worst_r_hat": found.r_hat, "worst_ess": found.ess}
+    return Target("poisson1d, one sensor", build, y, draws[:, chosen], trust)
+
+
+def arm() -> Target:
+    """Return inverse kinematics, with independent exact draws."""
+    y = simulate(InverseKinematics(), SETS, seed=SEED)["y"]
+    draws = np.stack([rejection(hand, DRAWS, SEED + i).numpy() for i, hand in enumerate(y)])
+    return Target("inverse kinematics", InverseKinematics, y, draws, {"draws": "exact and independent"})
+
+
+def trained(target: Target, family: str, objective: Objective, seconds: float, seed: int) -> tuple[Any, ...]:
+    """Return model, guide, steps and CPU seconds of a training as long as ``seconds`` allow."""
+    model = target.model().float()
+
+    def fitted(steps: int) -> tuple[AmortizedGuide, float]:
+        example = {"y": target.data[0].float()}
+        guide = amortize(model, "mlp", family, example=example, simulations=8192, seed=seed, **OPTIONS.get(family, {}))
+        started = time.process_time()
+        options = FitOptions(steps, 2e-3, warmup=0.02, max_skipped=20, seed=seed, progress=False)
+        fit(model, guide, Simulator(512), objective, options)
+        return guide, time.process_time() - started
+
+    fitted(3)
+    steps = max(10, round(seconds * 40 / fitted(40)[1]))
+    guide, spent = fitted(steps)
+    return model, guide, steps, spent
+
+
+def judged(target: Target, model: Any, guide: AmortizedGuide, seed: int) -> dict[str, Any]:
+    """Return how far the guide is from the references, and whether it is calibrated."""
+    torch.manual_seed(seed)
+    draws = guide.sample({"y": target.data.to(guide.loc.dtype)}, DRAWS)["z"].double().transpose(0, 1).numpy()
+    scores = [c2st(mine, theirs) for mine, theirs in zip(draws, target.reference, strict=True)]
+    checked, narrowed = (
+        calibrate(model, guide, datasets=DATASETS, draws=200, seed=seed + 7, widen=widen, progress=False)
+        for widen in (1.0, 0.8)
+    )
+    return {
+        "median_c2st": float(np.median(scores)),
+        "worst_c2st": max(scores),
+        "median_sd_ratio": float(np.median(draws.std(1) / target.reference.std(1))),
+        "smallest_holm_p": min(checked.adjusted.values()),
+        "calibrated": checked.passed,
+        "coverage_95": checked.coverage.get(0.95),
+        "median_k_hat": float(np.median(checked.k_hat)),
+        "sd_x_0.8_rejected": not narrowed.passed,
+    }
+
+
+def row(target: Target, family: str, objective: Objective, seconds: float, seed: int) -> dict[str, Any]:
+    model, guide, steps, spent = trained(target, family, objective, seconds, seed)
+    direction = "reverse KL" if isinstance(objective, ELBO) else "forward KL"
+    facts = {"target": target.name, "family": family, "objective": direction, "steps": steps}
+    return {**facts, **judged(target, model, guide, seed), "training_cpu_seconds": spent}
+
+
+def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return which pass levels are met, by target, forward KL."""
+    facts: dict[str, Any] = {"diagonal_rejected": {}, "spline_accepted": {}, "k_hat_falls": {}}
+    for name in dict.fromkeys(row["target"] for row in rows):
+        forward = {r["family"]: r for r in rows if r["target"] == name and r["objective"] == "forward KL"}
+        k_hat = [forward[family]["median_k_hat"] for family in ("diagonal", "full", "spline")]
+        facts["diagonal_rejected"][name] = not forward["diagonal"]["calibrated"]
+        facts["spline_accepted"][name] = forward["spline"]["calibrated"]
+        facts["k_hat_falls"][name] = k_hat == sorted(k_hat, reverse=True)
+    return facts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one second of training, three families")
+    parser.add_argument("--seconds", type=float, default=15.0, help="CPU seconds of training for each row")
+    parser.add_argument("--seed", type=int, default=82101)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    name, seconds = ("guide_ablation_quick", 1.0) if given.quick else ("guide_ablation", given.seconds)
+    rows, targets = Rows(name), [one_sensor(), arm()]
+    plans: list[tuple[Objective, tuple[str, ...]]] = [(ForwardKL(), BOTH_DIRECTIONS if given.quick else FAMILIES)]
+    plans += [] if given.quick else [(ELBO(1), BOTH_DIRECTIONS)]
+    for target in targets:
+        for objective, families in plans:
+            for family in families:
+                key = (target.name, family, type(objective).__name__, seconds, given.seed)
+                rows.add(key, partial(row, target, family, objective, seconds, given.seed))
+    store(
+        name,
+        rows,
+        seeds={"references": SEED, "training": given.seed},
+        pass_levels="forward KL: diagonal rejected, spline accepted; k-hat falls from diagonal over full to spline",
+        references={target.name: target.trust for target in targets},
+        **verdict(rows),
+    )
+    rows.done()
+
+
+if __name__ == "__main__":
+    main()
