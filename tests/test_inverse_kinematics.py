@@ -1,14 +1,18 @@
 """The planar arm: geometry, both likelihoods, exact draws, and the symmetry of its data set."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pyro
 import pytest
 import torch
 from torch.func import jacrev
 
-from physzoo.models.inverse_kinematics import HAND, NOISE, SPREAD, InverseKinematics, hand, rejection
+from physzoo.models import get
+from physzoo.models.inverse_kinematics import HAND, NOISE, SPREAD, InverseKinematics, exact_draws, hand, rejection
 from physzoo.physics import PlanarArm
+from physzoo.run import Budget, RunOptions, independent_reference
 
 ARM = PlanarArm((0.5, 0.5, 1.0), dtype=torch.float64)
 
@@ -70,6 +74,15 @@ def test_half_of_the_posterior_bends_to_either_side_and_hardly_any_to_neither(ex
     assert miss.square().mean().sqrt() < 1.1 * NOISE
 
 
+def test_a_run_is_judged_by_the_exact_draws_dealt_out_to_chains():
+    budget = replace(Budget.of(True), chains=4, reference_draws=50)
+    task = SimpleNamespace(animal=get("inverse_kinematics"), data=hand(), options=RunOptions(seed=1))
+    found = independent_reference(task, budget)
+    assert found.method == "exact draws"
+    assert found.draws["z"].shape == (4, 50, 4)
+    torch.testing.assert_close(torch.as_tensor(found.draws["z"]).reshape(-1, 4), rejection(hand()["y"], 200, 1))
+
+
 def test_the_residual_density_is_that_of_its_parts():
     model, z = InverseKinematics("residual"), unknowns(4) * torch.tensor(SPREAD)
     u = model.problem.solve(z)
@@ -93,6 +106,7 @@ def test_the_residual_density_is_that_of_its_parts():
         (lambda: ARM.observe(torch.zeros(3)), "u got shape"),
         (lambda: InverseKinematics("weak"), "likelihood: got"),
         (lambda: rejection(torch.zeros(2), 0), "draws: got 0"),
+        (lambda: exact_draws({**hand(), "mask": torch.tensor([True, False])}, 5, 0), "data: got a mask"),
     ],
 )
 def test_a_mistake_names_the_argument(call, words):
