@@ -38,6 +38,7 @@ from physzoo.models.poisson1d import Poisson1D
 SETS, DRAWS, DATASETS, SEED = 4, 1000, 512, 82001
 FAMILIES = ("diagonal", "low_rank", "full", "planar", "coupling", "iaf", "spline")  # from plain to expressive
 BOTH_DIRECTIONS = ("diagonal", "full", "iaf", "spline")
+LEVELS = ("diagonal", "full", "spline")  # those of which the pass levels speak
 OPTIONS: dict[str, dict[str, Any]] = {
     "spline": {"transforms": 4},
     "coupling": {"transforms": 6},
@@ -56,14 +57,16 @@ class Target:
     trust: dict[str, Any]
 
 
-def one_sensor() -> Target:
+def one_sensor(thin: int = 30) -> Target:
     """Return the bar with one sensor, with pCN references."""
 
     def build() -> Poisson1D:
         return Poisson1D(sensors=1, noise=0.10)
 
     y = simulate(build(), SETS, seed=SEED)["y"]
-    found = pcn(build(), {"y": y}, datasets=True, chains=16, draws=500, warmup=3000, thin=30, seed=SEED, progress=False)
+    found = pcn(
+        build(), {"y": y}, datasets=True, chains=16, draws=500, warmup=100 * thin, thin=thin, seed=SEED, progress=False
+    )
     draws = np.moveaxis(found.draws["z"].reshape(-1, SETS, 8), 1, 0)
     chosen = np.random.default_rng(SEED).permutation(draws.shape[1])[:DRAWS]
     trust = {"worst_r_hat": found.r_hat, "worst_ess": found.ess}
@@ -95,13 +98,13 @@ def trained(target: Target, family: str, objective: Objective, seconds: float, s
     return model, guide, steps, spent
 
 
-def judged(target: Target, model: Any, guide: AmortizedGuide, seed: int) -> dict[str, Any]:
+def judged(target: Target, model: Any, guide: AmortizedGuide, seed: int, datasets: int = DATASETS) -> dict[str, Any]:
     """Return how far the guide is from the references, and whether it is calibrated."""
     torch.manual_seed(seed)
     draws = guide.sample({"y": target.data.to(guide.loc.dtype)}, DRAWS)["z"].double().transpose(0, 1).numpy()
     scores = [c2st(mine, theirs) for mine, theirs in zip(draws, target.reference, strict=True)]
     checked, narrowed = (
-        calibrate(model, guide, datasets=DATASETS, draws=200, seed=seed + 7, widen=widen, progress=False)
+        calibrate(model, guide, datasets=datasets, draws=200, seed=seed + 7, widen=widen, progress=False)
         for widen in (1.0, 0.8)
     )
     return {
@@ -116,11 +119,13 @@ def judged(target: Target, model: Any, guide: AmortizedGuide, seed: int) -> dict
     }
 
 
-def row(target: Target, family: str, objective: Objective, seconds: float, seed: int) -> dict[str, Any]:
+def row(
+    target: Target, family: str, objective: Objective, seconds: float, seed: int, datasets: int = DATASETS
+) -> dict[str, Any]:
     model, guide, steps, spent = trained(target, family, objective, seconds, seed)
     direction = "reverse KL" if isinstance(objective, ELBO) else "forward KL"
     facts = {"target": target.name, "family": family, "objective": direction, "steps": steps}
-    return {**facts, **judged(target, model, guide, seed), "training_cpu_seconds": spent}
+    return {**facts, **judged(target, model, guide, seed, datasets), "training_cpu_seconds": spent}
 
 
 def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -128,7 +133,7 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
     facts: dict[str, Any] = {"diagonal_rejected": {}, "spline_accepted": {}, "k_hat_falls": {}}
     for name in dict.fromkeys(row["target"] for row in rows):
         forward = {r["family"]: r for r in rows if r["target"] == name and r["objective"] == "forward KL"}
-        k_hat = [forward[family]["median_k_hat"] for family in ("diagonal", "full", "spline")]
+        k_hat = [forward[family]["median_k_hat"] for family in LEVELS]
         facts["diagonal_rejected"][name] = not forward["diagonal"]["calibrated"]
         facts["spline_accepted"][name] = forward["spline"]["calibrated"]
         facts["k_hat_falls"][name] = k_hat == sorted(k_hat, reverse=True)
@@ -137,21 +142,22 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one second of training, three families")
+    parser.add_argument("--quick", action="store_true", help="one second of training, three families, 64 data sets")
     parser.add_argument("--seconds", type=float, default=15.0, help="CPU seconds of training for each row")
     parser.add_argument("--seed", type=int, default=82101)
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    name, seconds = ("guide_ablation_quick", 1.0) if given.quick else ("guide_ablation", given.seconds)
-    rows, targets = Rows(name), [one_sensor(), arm()]
-    plans: list[tuple[Objective, tuple[str, ...]]] = [(ForwardKL(), BOTH_DIRECTIONS if given.quick else FAMILIES)]
-    plans += [] if given.quick else [(ELBO(1), BOTH_DIRECTIONS)]
+    name, seconds, datasets = "guide_ablation", given.seconds, DATASETS
+    plans: list[tuple[Objective, tuple[str, ...]]] = [(ForwardKL(), FAMILIES), (ELBO(1), BOTH_DIRECTIONS)]
+    if given.quick:
+        name, seconds, datasets, plans = "guide_ablation_quick", 1.0, 64, [(ForwardKL(), LEVELS)]
+    rows, targets = Rows(name), [one_sensor(3 if given.quick else 30), arm()]
     for target in targets:
         for objective, families in plans:
             for family in families:
                 key = (target.name, family, type(objective).__name__, seconds, given.seed)
-                rows.add(key, partial(row, target, family, objective, seconds, given.seed))
+                rows.add(key, partial(row, target, family, objective, seconds, given.seed, datasets))
     store(
         name,
         rows,
