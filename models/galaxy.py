@@ -252,7 +252,7 @@ TRAINING: dict[str, Any] = {
     "steps": 2000,
     "learning_rate": 3e-3,
     "batch_size": 64,
-    "finish": {"steps": 2000, "learning_rate": 2e-3, "batch_size": 128, "drawn_codes": True},
+    "finish": {"steps": 3000, "learning_rate": 2e-3, "batch_size": 128, "drawn_codes": True},
 }
 
 

@@ -18,7 +18,7 @@ from ..guides.sites import Data
 from .image_priors import CellMixture
 
 MAP = 16  # channels of the map that a MapEncoder makes
-RARE = -4.0  # log weight of a part at the start, beside that of the first
+RARE = -8.0  # log weight of the other parts at the start: draws of a part that is not trained spoil the training
 PART = 128  # images that go through a network at once: what is in between stays small and in the cache
 
 
