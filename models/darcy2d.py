@@ -29,7 +29,7 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..physics import KarhunenLoeve, observe, virtual_observables
+from ..physics import KarhunenLoeve, ModelError, observe, virtual_observables
 from ..physics.fem import FEMProblem, require_dolfinx
 from .likelihood import LikelihoodName, checked
 from .registry import Animal, Quantity, Recipe, register
@@ -117,6 +117,7 @@ class Darcy2D(PyroModule):
         self.noise = noise * LARGEST_AT_PRIOR_MEAN
         self.residual_scale = residual_scale / cells**2
         self.corrected = corrected
+        self.error: ModelError | None = None  # of a surrogate, where problem is one
         self.register_buffer("origin", torch.zeros(modes, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -130,7 +131,7 @@ class Darcy2D(PyroModule):
             nodes = self.problem.free_dofs.numel()
             u = pyro.sample("u", dist.Normal(self.origin.new_zeros(nodes), STATE_SCALE).to_event(1))
             virtual_observables("r", self.problem, u, kappa, self.residual_scale, corrected=self.corrected)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask)
+        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask, error=self.error)
         return u
 
 

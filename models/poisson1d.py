@@ -25,7 +25,7 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..physics import Elliptic1D, KarhunenLoeve, observe, virtual_observables
+from ..physics import Elliptic1D, KarhunenLoeve, ModelError, observe, virtual_observables
 from .likelihood import LikelihoodName, checked
 from .registry import Animal, Quantity, Recipe, register
 
@@ -79,6 +79,7 @@ class Poisson1D(PyroModule):
         self.noise = noise * LARGEST_AT_PRIOR_MEAN
         self.residual_scale = residual_scale / ELEMENTS
         self.corrected = corrected
+        self.error: ModelError | None = None  # of a surrogate, where problem is one
         self.register_buffer("origin", torch.zeros(modes, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
@@ -90,7 +91,7 @@ class Poisson1D(PyroModule):
             # Flat to within 1e-4 nat where |u| < 1, yet proper, so that it can be drawn from.
             u = pyro.sample("u", dist.Normal(self.origin.new_zeros(ELEMENTS - 1), STATE_SCALE).to_event(1))
             virtual_observables("r", self.problem, u, z, self.residual_scale, corrected=self.corrected)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask)
+        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask, error=self.error)
         return u
 
 

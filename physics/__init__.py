@@ -7,8 +7,11 @@ from .elliptic1d import Elliptic1D
 from .fields import KarhunenLoeve
 from .likelihoods import SolverWarning, observe, virtual_observables
 from .linear import LinearProblem
+from .model_error import ModelError, error_covariance
 from .ode import ODEProblem
 from .problem import Problem, SolveError, Unknowns
+from .surrogate import Surrogate, unit_cube_cutoff
+from .surrogate_basis import FixedBasis, Trunk
 
 if TYPE_CHECKING:
     from .fem import FEMProblem
@@ -16,15 +19,21 @@ if TYPE_CHECKING:
 __all__ = [
     "Elliptic1D",
     "FEMProblem",
+    "FixedBasis",
     "KarhunenLoeve",
     "LinearProblem",
+    "ModelError",
     "ODEProblem",
     "PlanarArm",
     "Problem",
     "SolveError",
     "SolverWarning",
+    "Surrogate",
+    "Trunk",
     "Unknowns",
+    "error_covariance",
     "observe",
+    "unit_cube_cutoff",
     "virtual_observables",
 ]
 

@@ -15,6 +15,7 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import ExpTransform
 
+from .model_error import ModelError, SeenMultivariateNormal
 from .problem import Problem, Unknowns
 from .require import floats, shown, whole
 
@@ -34,6 +35,7 @@ def observe(
     family: str = "normal",
     df: float | Tensor | None = None,
     event_dim: int = 1,
+    error: ModelError | None = None,
 ) -> Tensor:
     """Observe data through noise: the likelihood p(y | mean, noise) as one Pyro site.
 
@@ -46,6 +48,10 @@ def observe(
     positive) gets log-density -inf from the factor ``f"{name}_rejected"`` and no gradient; without obs its
     simulated data are NaN. Batch neighbours are untouched.
 
+    With ``error``, what is known of the error of the mean itself (a surrogate's, say), the normal family becomes
+
+        y = mean + m_e + e,    e ~ N(0, noise^2 I + C_e).
+
     Args:
         name: the site.
         mean: what the sensors read without noise, shape (..., *event); for lognormal the median.
@@ -56,6 +62,7 @@ def observe(
         family: "normal", "lognormal" or "student_t".
         df: degrees of freedom of student_t.
         event_dim: number of trailing dimensions that one data set has.
+        error: m_e and C_e, e.g. from ``error_covariance``; for the normal family with one event dimension.
 
     Returns:
         The data, given or simulated, shape (..., *event).
@@ -66,6 +73,8 @@ def observe(
             validation is on.
     """
     _check(name, mean, noise, obs, mask, family, df, event_dim)
+    if error is not None:
+        _check_error(name, mean, error, family, event_dim)
     rejected = _rejected(mean, family, event_dim)
     simulated_nowhere = rejected is not None and obs is None
     if rejected is not None:
@@ -76,10 +85,13 @@ def observe(
     if obs is not None and mask is not None:
         # 1 is inside every family's support; a NaN would survive in the gradient of the masked branch.
         obs = torch.where(mask, obs, 1.0)
-    likelihood = _distribution(mean, noise, family, df, validate=False if simulated_nowhere else None)
-    if mask is not None:
-        likelihood = likelihood.mask(mask)
-    value = pyro.sample(name, likelihood.to_event(event_dim), obs=obs)
+    validate = False if simulated_nowhere else None
+    if error is not None:
+        likelihood: Any = _correlated(mean, noise, error, mask, validate)
+    else:
+        likelihood = _distribution(mean, noise, family, df, validate)
+        likelihood = (likelihood if mask is None else likelihood.mask(mask)).to_event(event_dim)
+    value = pyro.sample(name, likelihood, obs=obs)
     if rejected is not None:
         weight = torch.zeros(rejected.shape, dtype=mean.dtype, device=mean.device)
         pyro.factor(f"{name}_rejected", weight.masked_fill(rejected, -math.inf))
@@ -161,6 +173,14 @@ def _distribution(
     return _FAMILIES[family](mean, noise, df, validate)
 
 
+def _correlated(mean: Tensor, noise: float | Tensor, error: ModelError, mask: Tensor | None, validate: bool | None):
+    variance = torch.as_tensor(noise, dtype=mean.dtype, device=mean.device).square()
+    # no batch where the noise has none: one factorisation serves all samples
+    variance = variance.expand(torch.broadcast_shapes(variance.shape, mean.shape[-1:]))
+    covariance = error.covariance + torch.diag_embed(variance)
+    return SeenMultivariateNormal(mean + error.mean, covariance, mask, validate_args=validate)
+
+
 def _rejected(mean: Tensor, family: str, event_dim: int) -> Tensor | None:
     """Which samples have no usable mean, shape (...); None where all have one."""
     mean = mean.detach()
@@ -211,6 +231,17 @@ def _check(
         _check_broadcast(site, "mask", mask.shape, mean.shape if obs is None else obs.shape)
     if pyro.settings.get("validate_distributions_pyro"):
         _check_data(site, {"noise": noise, "df": df}, obs, mask, family)
+
+
+def _check_error(name: str, mean: Tensor, error: ModelError, family: str, event_dim: int) -> None:
+    if not isinstance(error, ModelError):
+        raise TypeError(f"site '{name}': error got {shown(error)}, expected a ModelError, e.g. from error_covariance")
+    if family != "normal" or event_dim != 1:
+        raise ValueError(f"site '{name}': error got family {family!r}, event_dim {event_dim}, expected 'normal' and 1")
+    if mean.shape[-1:] != error.mean.shape:
+        raise ValueError(
+            f"site '{name}': error got {len(error.mean)} sensors, expected {mean.shape[-1]} as in the mean"
+        )
 
 
 def _check_positive(site: str, argument: str, value: float | Tensor, mean: torch.Size, hint: str = "") -> None:

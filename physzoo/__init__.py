@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .inference.reference_hmc import hmc as hmc
     from .inference.reference_nuts import nuts as nuts
     from .inference.reference_pcn import pcn as pcn
+    from .inference.surrogate import fit_surrogate as fit_surrogate
     from .models.contract import check_model as check_model
     from .models.registry import Animal as Animal
     from .models.registry import Quantity as Quantity
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from .models.registry import register as register
     from .physics.likelihoods import observe as observe
     from .physics.likelihoods import virtual_observables as virtual_observables
+    from .physics.model_error import error_covariance as error_covariance
+    from .physics.surrogate import Surrogate as Surrogate
     from .weights import load as load
 
 _HOME = {
@@ -67,12 +70,15 @@ _HOME = {
     "Renyi": "inference.divergences",
     "Simulator": "inference.data",
     "SlicedWasserstein": "inference.divergences",
+    "Surrogate": "physics.surrogate",
     "Whitening": "guides.amortize",
     "amortize": "guides.amortize",
     "calibrate": "inference.calibrate",
     "check_model": "models.contract",
     "compare": "inference.compare",
+    "error_covariance": "physics.model_error",
     "fit": "inference.fit",
+    "fit_surrogate": "inference.surrogate",
     "get": "models.registry",
     "hmc": "inference.reference_hmc",
     "laplace": "inference.laplace",
@@ -104,13 +110,16 @@ __all__ = [
     "Renyi",
     "Simulator",
     "SlicedWasserstein",
+    "Surrogate",
     "Whitening",
     "__version__",
     "amortize",
     "calibrate",
     "check_model",
     "compare",
+    "error_covariance",
     "fit",
+    "fit_surrogate",
     "get",
     "hmc",
     "laplace",

@@ -1,0 +1,102 @@
+"""The error of a model at its sensors, and the likelihood that carries it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import MultivariateNormal
+from torch import Tensor, nn
+
+from .problem import Unknowns
+from .require import floats, shown
+from .surrogate import Surrogate
+
+
+class ModelError(nn.Module):
+    """What the sensors of the exact model read beyond those of the model in use: e ~ N(mean, covariance).
+
+        y = H u + e + noise     so     y ~ N(H u + mean, s_y^2 I + covariance)
+
+    ``observe(..., error=...)`` is that likelihood.
+
+    Args:
+        mean: shape (n_y,).
+        covariance: shape (n_y, n_y), symmetric, positive semidefinite.
+
+    Raises:
+        ValueError, TypeError: shapes that do not fit, or a matrix that is no covariance.
+
+    Source: enhanced error model: Kaipio, Somersalo, J. Comput. Appl. Math. 198 (2007) 493.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    def __init__(self, mean: Tensor, covariance: Tensor) -> None:
+        super().__init__()
+        sensors = floats("mean", mean, None).shape[-1]
+        floats("covariance", covariance, sensors, sensors)
+        if mean.dim() != 1 or covariance.dim() != 2:
+            got = tuple(mean.shape), tuple(covariance.shape)
+            raise ValueError(f"mean, covariance got shapes {got}, expected (n,) and (n, n)")
+        largest = covariance.abs().amax()
+        symmetric = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(largest))
+        if not symmetric or bool(torch.linalg.eigvalsh(covariance)[0] < -1e-5 * largest):
+            raise ValueError(f"covariance got {shown(covariance)}, expected a symmetric positive semidefinite matrix")
+        self.register_buffer("mean", mean.detach().clone())
+        self.register_buffer("covariance", covariance.detach().clone())
+
+
+def error_covariance(surrogate: Surrogate, z: Unknowns, u: Tensor | None = None) -> ModelError:
+    """Return mean and covariance of a surrogate's error at the sensors, H F(z) - H u_net(z), over held-out unknowns.
+
+    Args:
+        surrogate: a trained one.
+        z: unknowns that it was not trained on, leading dimension N.
+        u: their solves; None makes them.
+
+    Raises:
+        ValueError: no more draws than sensors, which leaves the covariance singular.
+    """
+    if not isinstance(surrogate, Surrogate):
+        raise TypeError(f"surrogate got {shown(surrogate)}, expected a Surrogate")
+    with torch.no_grad():
+        exact = surrogate.problem.solve(z) if u is None else u
+        error = (surrogate.observe(exact) - surrogate.observe(surrogate.solve(z))).flatten(1)
+    if len(error) <= error.shape[1]:
+        raise ValueError(f"z got {len(error)} draws, expected more than the {error.shape[1]} sensors")
+    return ModelError(error.mean(0), error.T.cov().reshape(error.shape[1], -1))
+
+
+class SeenMultivariateNormal(MultivariateNormal):
+    """A multivariate normal of which some entries are not seen: they are drawn, and count for nothing in the density.
+
+    Args:
+        loc: shape (..., n).
+        covariance_matrix: shape (..., n, n).
+        seen: boolean, True where observed; None sees all.
+    """
+
+    def __init__(self, loc: Tensor, covariance_matrix: Tensor, seen: Tensor | None = None, **options: Any) -> None:
+        super().__init__(loc, covariance_matrix=covariance_matrix, **options)
+        self.seen = seen
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """Return the distribution with another batch shape."""
+        new = self.__new__(type(self))
+        new.seen = self.seen
+        return super().expand(batch_shape, new)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density of the seen entries, shape (...)."""
+        if self.seen is None:
+            return super().log_prob(value)
+        # An unseen entry becomes an independent one of variance 1 / (2 pi) at its mean: log density zero.
+        seen = self.seen.expand(torch.broadcast_shapes(self.seen.shape, value.shape, self.loc.shape))
+        both = seen[..., :, None] & seen[..., None, :]
+        alone = torch.diag_embed((~seen).to(self.loc) / (2 * math.pi))
+        residual = torch.where(seen, value - self.loc, 0.0)
+        covariance = torch.where(both, self.covariance_matrix, 0.0) + alone
+        return MultivariateNormal(torch.zeros_like(residual), covariance, validate_args=False).log_prob(residual)
