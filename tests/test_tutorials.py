@@ -15,6 +15,7 @@ FIGURES = {
     "05_strides": 3,
     "07_forward_or_residual": 3,
     "08_from_a_form_to_a_posterior": 2,
+    "06_surrogate_or_solver": 2,
 }
 
 
