@@ -122,6 +122,30 @@ def _lotka_volterra(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(claim, figure, "lotka_volterra_benchmark")]
 
 
+def _surrogate(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
+    parts = []
+    carried = {row["from"]: row for row in stored["rows"] if row["error_in_likelihood"] == "covariance"}
+    for row in stored["rows"]:
+        if row["network"] == "MLP" and row["error_in_likelihood"] == "none":
+            source = "no solve (energy)" if row["from"].startswith("residual") else row["from"]
+            parts.append(
+                f"{source}: {row['sensor_error_sy_held_out']:.2g} s_y, {row['q95_bias_sd']:.2g} sd, "
+                f"{100 * row['coverage_90']:.0f} %, {100 * carried[row['from']]['coverage_90']:.0f} %"
+            )
+    exact = stored["rows"][0]
+    claim = (
+        f"`poisson1d`, a network for the solver, {stored['facts']['data_sets']} data sets: sensor error, bias of the means "
+        f"(95 % of them below), coverage of 90 % intervals without and with the error's covariance (solver "
+        f"{100 * exact['coverage_90']:.0f} %)"
+    )
+    return [(claim, "; ".join(parts), "surrogate")]
+
+
+def _break_even(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
+    said = " ".join(stored["facts"]["recommendation"])
+    return [("break-even of a surrogate and of an amortised guide at equal accuracy", said, "break_even")]
+
+
 def _ablation(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = {row["row"]: row for row in lines_of(stored)}
     whole = rows.pop("without the last stage")
@@ -266,6 +290,8 @@ GREY_BOXES: dict[str, Callable[[Row], str]] = {
 OTHERS: dict[str, Callable[[dict[str, Any]], list[tuple[str, str, str]]]] = {
     "pendulum_ablation": _ablation,
     "self_calibration": _self_calibration,
+    "surrogate": _surrogate,
+    "break_even": _break_even,
     "lotka_volterra_benchmark": _lotka_volterra,
     "inverse_kinematics": _inverse_kinematics,
     "divergences": _divergences,

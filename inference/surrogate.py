@@ -51,8 +51,8 @@ class StateModel(PyroModule):
 
     with t the tolerance and m the centre of the surrogate's states. J is the energy u'A u / 2 - F'u of a linear problem
     r = A u - F with symmetric A: its excess over the minimum is the error in the energy norm, so that no condition
-    number stands between the loss and the error. In 1D, 64 elements, the error of the state is four times that of the
-    energy with the preconditioned residual and thirty times with the plain one (benchmarks/surrogate.py).
+    number stands between the loss and the error. In the plain residual its square does, and the error of the state
+    stays many times larger after as many steps (benchmarks/surrogate.py).
 
     Args:
         surrogate: supplies the residual and the centre.

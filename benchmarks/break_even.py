@@ -1,0 +1,263 @@
+"""B7: from how many posteriors on does a surrogate, or an amortised guide, pay? 1D and 2D elliptic problems.
+
+    python benchmarks/break_even.py [--cells 16 32] [--quick]
+
+    N* = (T_simulate + T_train) / (t_reference - t_replaced)      at equal accuracy
+
+The reference is a warm start by Laplace and Hamiltonian Monte Carlo through the solver: the exact O(n) one in 1D (64
+elements), finite elements with adjoint gradients in 2D Darcy flow (the zoo's mesh of 16 x 16 cells, or those of
+``--cells``). Two things can be replaced:
+
+    surrogate    a network for the solver in the same sampler; 1D: trained on the energy, 2D: on 4,096 solves
+    guide        an amortised guide for the sampler, refined by two Gauss-Newton steps through the solver (1D) or through
+                 the surrogate (2D), whose training then counts as its own
+
+as they are, and with importance weights through the exact solver. Times are CPU seconds of one thread, t those of 1,000
+effective draws for one data set. Equal accuracy: against a reference of three times the draws, median mean error below 0.1
+sd and median sd ratio in [0.9, 1.1]; with weights also a median k-hat below 0.7. The recommendation is made of the rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from _store import store
+
+from physzoo.guides import amortize
+from physzoo.guides.sites import simulate
+from physzoo.inference.data import simulated_once
+from physzoo.inference.densities import draw, log_joint
+from physzoo.inference.fit import fit
+from physzoo.inference.importance import smoothed
+from physzoo.inference.laplace import laplace
+from physzoo.inference.objectives import ForwardKL
+from physzoo.inference.reference_hmc import hmc
+from physzoo.inference.surrogate import fit_surrogate
+from physzoo.models.darcy2d import Darcy2D
+from physzoo.models.poisson1d import Poisson1D
+from physzoo.physics import FixedBasis, Surrogate
+
+SEED = 87000
+EFFECTIVE = 1000
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much work."""
+
+    sets: int = 2
+    draws: int = 50
+    steps: int = 3000
+    solves: int = 4096
+    pairs: int = 4096
+    guide_steps: int = 1500
+
+
+@dataclass(frozen=True)
+class Found:
+    """Draws (S, d) of one data set with normalised weights, their effective number, and CPU seconds."""
+
+    draws: np.ndarray
+    weights: np.ndarray
+    effective: float
+    seconds: float
+    k_hat: float = 0.0
+
+    @property
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        mean = self.weights @ self.draws
+        return mean, np.sqrt(self.weights @ (self.draws - mean) ** 2)
+
+    @property
+    def seconds_each(self) -> float:
+        return self.seconds * EFFECTIVE / self.effective
+
+
+def sampled(model: Any, y: torch.Tensor, draws: int, seed: int) -> Found:
+    """Laplace, then HMC with twenty chains."""
+    began = time.process_time()
+    start = laplace(model, {"y": y}, seed=seed)
+    found = hmc(
+        model, {"y": y}, loc=start.loc, tril=start.tril, chains=20, draws=draws, warmup=40, seed=seed, progress=False
+    )
+    z = found.draws["z"].reshape(-1, found.draws["z"].shape[-1])
+    return Found(z, np.full(len(z), 1 / len(z)), min(found.ess, len(z)), time.process_time() - began)
+
+
+def weighted(model: Any, proposal: Any, y: torch.Tensor, found: Found) -> Found:
+    """The draws of the posterior under ``proposal``, weighted to that under ``model``."""
+    began = time.process_time()
+    values = {"z": torch.as_tensor(found.draws)}
+    with torch.no_grad():
+        exact, own = (log_joint(one, values, {"y": y}).numpy() for one in (model, proposal))
+    return _reweighted(found, exact, own, found.seconds + time.process_time() - began)
+
+
+def guided(model: Any, guide: Any, y: torch.Tensor, seed: int, weigh: bool) -> Found:
+    """Draws of the amortised guide, if wanted with weights; without them no solve is counted."""
+    began = time.process_time()
+    if not weigh:
+        z = guide.sample({"y": y.float()}, EFFECTIVE)["z"].double().numpy()
+        return Found(z, np.full(len(z), 1 / len(z)), len(z), time.process_time() - began)
+    found = draw(model, guide, {"y": y.float()}, EFFECTIVE, seed=seed)
+    z = found.values["z"].double().numpy()
+    plain = Found(z, np.full(len(z), 1 / len(z)), len(z), 0.0)
+    return _reweighted(plain, found.log_p.double().numpy(), found.log_q.double().numpy(), time.process_time() - began)
+
+
+def _reweighted(found: Found, log_p: np.ndarray, log_q: np.ndarray, seconds: float) -> Found:
+    log_weights, shape = smoothed(log_p, log_q)
+    weights = np.exp(log_weights)
+    share = 1 / (len(weights) * np.square(weights).sum())
+    return Found(found.draws, weights, found.effective * share, seconds, float(shape))
+
+
+def surrogate_of(model: Any, size: Size, energy: bool) -> tuple[Surrogate, float, float]:
+    """Return the network with the CPU seconds of simulation and training."""
+    z = torch.randn(65536 if energy else size.solves, 8, generator=torch.Generator().manual_seed(SEED)).double()
+    problem, unknowns = model.problem, z if energy else model.field(z)
+    began = time.process_time()
+    u = None if energy else problem.solve(unknowns)
+    simulated = time.process_time()
+    basis = FixedBasis.of_residual(problem, 0 * z[0], problem.load, 32) if u is None else FixedBasis.of_states(u, 32)
+    surrogate = Surrogate(problem, unknowns, basis)
+    fit_surrogate(surrogate, unknowns, u, steps=size.steps, progress=False)
+    return surrogate, simulated - began, time.process_time() - simulated
+
+
+def guide_of(model: Any, size: Size) -> tuple[Any, float]:
+    """Return the amortised guide of a model in float32 with the CPU seconds of its simulations and training."""
+    began = time.process_time()
+    example = {"y": simulate(model, 1, seed=SEED)["y"][0]}
+    guide = amortize(model, "mlp", "full", example=example, seed=SEED, refine=2)
+    pairs = simulated_once(model, guide, size.pairs, min(512, size.pairs), seed=SEED + 1)
+    options = {"steps": size.guide_steps, "learning_rate": 2e-3, "warmup": 0.02, "max_skipped": 10, "progress": False}
+    fit(model, guide, pairs, ForwardKL(), **options)
+    return guide, time.process_time() - began
+
+
+def rows_of(name: str, make: Callable[[], Any], size: Size, flat: bool) -> list[dict[str, Any]]:
+    """Return the lines of one problem; ``flat`` is the 1D one."""
+    model = make()
+    data = simulate(model, size.sets, seed=SEED + 2)["y"]
+    surrogate, simulating, training = surrogate_of(model, size, energy=flat)
+    replaced = make()
+    replaced.problem = surrogate
+    # the guide learns and is evaluated in float32; in 2D it refines through the network
+    inner, single = copy.deepcopy(model if flat else replaced).float(), copy.deepcopy(model).float()
+    guide, guide_training = guide_of(inner, size)
+    of_guide = (0.0, guide_training) if flat else (simulating, training + guide_training)
+    methods: dict[str, tuple[tuple[float, float], list[Found]]] = {
+        "reference": ((0.0, 0.0), []),
+        "surrogate": ((simulating, training), []),
+        "surrogate, weighted": ((simulating, training), []),
+        "guide": (of_guide, []),
+        "guide, weighted": (of_guide, []),
+    }
+    truths = []
+    for i, y in enumerate(data):
+        truths.append(sampled(model, y, 3 * size.draws, SEED + 10 + i).moments)
+        network = sampled(replaced, y, size.draws, SEED + 20 + i)
+        found = (
+            sampled(model, y, size.draws, SEED + 30 + i),
+            network,
+            weighted(model, replaced, y, network),
+            guided(single, guide, y, SEED + 40 + i, weigh=False),
+            guided(single, guide, y, SEED + 40 + i, weigh=True),
+        )
+        for (_, kept), one in zip(methods.values(), found, strict=True):
+            kept.append(one)
+    rows = [line(name, method, *spent, kept, truths) for method, (spent, kept) in methods.items()]
+    reference = rows[0]["seconds_each"]
+    return [rows[0], *(row | break_even(row, reference) for row in rows[1:])]
+
+
+def line(name: str, method: str, simulating: float, training: float, kept: list[Found], truths: list) -> dict[str, Any]:
+    """One method on all data sets: times and accuracy."""
+    errors = np.array([np.abs(f.moments[0] - mean) / sd for f, (mean, sd) in zip(kept, truths, strict=True)])
+    ratios = np.array([f.moments[1] / sd for f, (_, sd) in zip(kept, truths, strict=True)])
+    shape, error, ratio = (float(np.median(v)) for v in ([f.k_hat for f in kept], errors, ratios))
+    return {
+        "problem": name,
+        "method": method,
+        "simulate_seconds": simulating,
+        "train_seconds": training,
+        "seconds_each": float(np.mean([f.seconds_each for f in kept])),
+        "median_mean_error_sd": error,
+        "worst_mean_error_sd": float(errors.max()),
+        "median_sd_ratio": ratio,
+        "k_hat": shape if method.endswith("weighted") else None,
+        "as_accurate": bool(error < 0.1 and 0.9 <= ratio <= 1.1 and shape < 0.7),
+    }
+
+
+def break_even(row: dict[str, Any], reference: float) -> dict[str, Any]:
+    """N* of a line, with the cause where it is infinite."""
+    saved = reference - row["seconds_each"]
+    if not row["as_accurate"]:
+        return {"break_even": math.inf, "cause": "not as accurate as the reference"}
+    if saved <= 0:
+        return {"break_even": math.inf, "cause": "a posterior takes no less time than with the solver"}
+    return {"break_even": (row["simulate_seconds"] + row["train_seconds"]) / saved, "cause": ""}
+
+
+def recommendation(rows: list[dict[str, Any]]) -> list[str]:
+    """Say in a sentence for each problem what its rows imply."""
+    said = []
+    for name in dict.fromkeys(row["problem"] for row in rows):
+        others = [row for row in rows if row["problem"] == name and row["method"] != "reference"]
+        parts = []
+        for kind, owner in (("surrogate", "a surrogate for the solver"), ("guide", "an amortised guide")):
+            best = min((row for row in others if row["method"].startswith(kind)), key=lambda row: row["break_even"])
+            if math.isinf(best["break_even"]):
+                causes = dict.fromkeys(row["cause"] for row in others if row["method"].startswith(kind))
+                parts.append(f"{owner} never pays ({'; '.join(causes)})")
+            else:
+                parts.append(f"{owner} ({best['method']}) pays from {math.ceil(best['break_even'])} posteriors on")
+        said.append(f"{name}: {'; '.join(parts)}.")
+    return said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="little work, 1D and 8 x 8 cells: to see that it runs")
+    parser.add_argument("--cells", type=int, nargs="+", default=[16], help="meshes of the 2D problem")
+    given = parser.parse_args()
+    quick = given.quick
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    size = Size(1, 20, 100, 256, 256, 50) if quick else Size()
+    problems: dict[str, Callable[[], Any]] = {"1D, 64 elements": Poisson1D}
+    for cells in [8] if quick else given.cells:
+        problems[f"2D, {cells} x {cells} cells"] = lambda cells=cells: Darcy2D(cells=cells)
+    rows = []
+    for name, make in problems.items():
+        rows += rows_of(name, make, size, flat=name.startswith("1D"))
+        for row in rows[-5:]:
+            print(row, flush=True)
+    said = recommendation(rows)
+    print("\n".join(said))
+    store(
+        "break_even_quick" if quick else "break_even",
+        rows,
+        seed=SEED,
+        effective_draws=EFFECTIVE,
+        data_sets=size.sets,
+        solves=size.solves,
+        pairs=size.pairs,
+        recommendation=said,
+        pass_levels="N* reported also where it is infinite; in 1D with the O(n) solver a surrogate never pays",
+    )
+
+
+if __name__ == "__main__":
+    main()
