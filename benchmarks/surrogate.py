@@ -36,7 +36,7 @@ from physzoo.inference.surrogate import Weight, fit_surrogate
 from physzoo.models.poisson1d import Poisson1D
 from physzoo.physics import FixedBasis, Problem, Surrogate, Trunk, error_covariance, unit_cube_cutoff
 
-SEED = 85000
+SEED = 86000
 TEN, HELD_OUT, ERROR_SOLVES, POOL = 10, 2000, 256, 65536
 LEVEL = 0.9
 
@@ -67,7 +67,7 @@ class Plan:
         )
         if self.network == "operator":
             basis = Trunk(problem.nodes[1:-1], basis.centre, 64, unit_cube_cutoff)
-        surrogate = Surrogate(problem, z, basis)
+        surrogate = Surrogate(problem, z, basis, (64, 64))
         fit_surrogate(surrogate, z, u, weight=self.weight, steps=steps, progress=False)
         return surrogate, time.process_time() - started
 
@@ -106,7 +106,7 @@ class Sampler:
         """Return draws (S, B, 8), what they can be trusted for, and CPU seconds."""
         began = time.process_time()
         options = {"draws": self.draws, "warmup": self.warmup, "thin": self.thin}
-        found = pcn(model, {"y": self.y.float()}, datasets=True, chains=8, seed=seed, progress=False, **options)
+        found = pcn(model, {"y": self.y.float()}, datasets=True, chains=4, seed=seed, progress=False, **options)
         return found.draws["z"].reshape(-1, *found.draws["z"].shape[2:]), found, time.process_time() - began
 
 
@@ -144,14 +144,14 @@ def main() -> None:
     quick = parser.parse_args().quick
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    sets, steps = (8, 100) if quick else (64, 3000)
+    sets, steps = (8, 100) if quick else (64, 2000)
     model, exact = Poisson1D().float(), Poisson1D().problem
     z = draws_of(SEED + 4, sets)
     noise = torch.randn(sets, 8, generator=torch.Generator().manual_seed(SEED + 5), dtype=torch.float64)
     y, truth = exact.observe(exact.solve(z)) + model.noise * noise, z.numpy()
-    sampler = Sampler(y, *((50, 200, 2) if quick else (600, 2000, 10)))
+    sampler = Sampler(y, *((50, 200, 2) if quick else (800, 2000, 8)))
     reference, trust, seconds = sampler.run(model, SEED + 6)
-    sampler = Sampler(y, *((50, 200, 2) if quick else (300, 2000, 8)))
+    sampler = Sampler(y, *((50, 200, 2) if quick else (300, 1600, 5)))
     rows: list[dict[str, Any]] = []
 
     def add(network: str, source: str, error: str, draws: np.ndarray, **columns: Any) -> None:

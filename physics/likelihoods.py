@@ -178,7 +178,10 @@ def _correlated(mean: Tensor, noise: float | Tensor, error: ModelError, mask: Te
     # no batch where the noise has none: one factorisation serves all samples
     variance = variance.expand(torch.broadcast_shapes(variance.shape, mean.shape[-1:]))
     covariance = error.covariance + torch.diag_embed(variance)
-    return SeenMultivariateNormal(mean + error.mean, covariance, mask, validate_args=validate)
+    loc = mean + error.mean
+    if mask is None:
+        return dist.MultivariateNormal(loc, covariance_matrix=covariance, validate_args=validate)
+    return SeenMultivariateNormal(loc, covariance, mask, validate_args=validate)
 
 
 def _rejected(mean: Tensor, family: str, event_dim: int) -> Tensor | None:

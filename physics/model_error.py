@@ -73,30 +73,34 @@ def error_covariance(surrogate: Surrogate, z: Unknowns, u: Tensor | None = None)
 class SeenMultivariateNormal(MultivariateNormal):
     """A multivariate normal of which some entries are not seen: they are drawn, and count for nothing in the density.
 
+    ``loc`` and ``scale_tril`` are those of the density: an unseen entry is an independent one of mean zero and variance
+    1 / (2 pi), whose log density at its mean is zero. Draws come from ``full``.
+
     Args:
         loc: shape (..., n).
-        covariance_matrix: shape (..., n, n).
-        seen: boolean, True where observed; None sees all.
+        covariance: shape (..., n, n).
+        seen: boolean, True where observed, shape (..., n).
     """
 
-    def __init__(self, loc: Tensor, covariance_matrix: Tensor, seen: Tensor | None = None, **options: Any) -> None:
-        super().__init__(loc, covariance_matrix=covariance_matrix, **options)
+    def __init__(self, loc: Tensor, covariance: Tensor, seen: Tensor, validate_args: bool | None = None) -> None:
+        seen = seen.expand(torch.broadcast_shapes(seen.shape, loc.shape))
+        both = seen[..., :, None] & seen[..., None, :]
+        alone = torch.diag_embed((~seen).to(loc) / (2 * math.pi))
+        reduced = torch.where(both, covariance, 0.0) + alone
+        super().__init__(torch.where(seen, loc, 0.0), covariance_matrix=reduced, validate_args=validate_args)
         self.seen = seen
+        self.full = MultivariateNormal(loc, covariance_matrix=covariance, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
         """Return the distribution with another batch shape."""
         new = self.__new__(type(self))
-        new.seen = self.seen
+        new.seen, new.full = self.seen, self.full.expand(batch_shape)
         return super().expand(batch_shape, new)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        """Return draws of all entries."""
+        return self.full.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log density of the seen entries, shape (...)."""
-        if self.seen is None:
-            return super().log_prob(value)
-        # An unseen entry becomes an independent one of variance 1 / (2 pi) at its mean: log density zero.
-        seen = self.seen.expand(torch.broadcast_shapes(self.seen.shape, value.shape, self.loc.shape))
-        both = seen[..., :, None] & seen[..., None, :]
-        alone = torch.diag_embed((~seen).to(self.loc) / (2 * math.pi))
-        residual = torch.where(seen, value - self.loc, 0.0)
-        covariance = torch.where(both, self.covariance_matrix, 0.0) + alone
-        return MultivariateNormal(torch.zeros_like(residual), covariance, validate_args=False).log_prob(residual)
+        return super().log_prob(torch.where(self.seen, value, self.loc))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from physzoo.guides import amortize
+from physzoo.guides.linearise import linearise
 from physzoo.inference.fit import fit
 from physzoo.inference.surrogate import fit_surrogate
 from physzoo.models.poisson1d import Poisson1D
@@ -234,6 +235,30 @@ def test_plates_and_simulations_take_the_error_along():
     expected = error.covariance + 0.09 * torch.eye(2)
     torch.testing.assert_close(y.mean(0), error.mean, rtol=0, atol=4 * 0.77 / 200)
     torch.testing.assert_close(y.T.cov(), expected, rtol=0, atol=4 * 0.59 * math.sqrt(2) / 200)
+
+
+def test_a_masked_likelihood_with_an_error_is_linearised_by_its_seen_sensors(by_solves):
+    """A Gauss-Newton step of a guide reads the same density as the model's trace."""
+    model, z = Poisson1D(modes=2), normal(1, 2, seed=5)
+    model.problem, model.error = by_solves, ModelError(0.01 * normal(8), 1e-5 * covariance(8))
+    mask = torch.arange(8)[None] < 5
+    data = {"y": torch.where(mask, by_solves.observe(by_solves.solve(z)) + 0.002 * normal(1, 8, seed=7), torch.nan)}
+    data["mask"] = mask
+    found = linearise(model, lambda w: {"z": w}, z, data)
+    at = z.clone().requires_grad_()
+    seen = {name: value[0] for name, value in data.items()}
+    trace = pyro.poutine.trace(pyro.condition(model, {"z": at[0]})).get_trace(**seen)
+    trace.compute_log_prob()
+    (gradient,) = torch.autograd.grad(trace.nodes["y"]["log_prob"].sum(), at)
+    torch.testing.assert_close((found.jacobian.mT @ found.residual[..., None])[..., 0], gradient)
+
+
+def test_masked_simulations_are_of_all_sensors():
+    error, mask = ModelError(torch.full((2,), 5.0), torch.eye(2)), torch.tensor([True, False])
+    with pyro.plate("many", 100), torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        y = observe("y", torch.zeros(2), 0.1, mask=mask, error=error)
+    assert (y.mean(0) - 5).abs().max() < 0.5
 
 
 def test_a_rejected_sample_keeps_its_minus_infinity():
