@@ -56,10 +56,10 @@ class Size:
 
     sets: int = 2
     draws: int = 50
-    steps: int = 3000
+    steps: int = 2500
     solves: int = 4096
-    pairs: int = 4096
-    guide_steps: int = 1500
+    pairs: int = 2048
+    guide_steps: int = 1000
 
 
 @dataclass(frozen=True)
