@@ -13,9 +13,9 @@ FIGURES = {
     "03_is_my_posterior_calibrated": 3,
     "04_pendulum": 3,
     "05_strides": 3,
+    "06_surrogate_or_solver": 2,
     "07_forward_or_residual": 3,
     "08_from_a_form_to_a_posterior": 2,
-    "06_surrogate_or_solver": 2,
 }
 
 
