@@ -10,7 +10,7 @@ the test function: reading it gives the coefficient of each of its values and de
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -177,18 +177,18 @@ class Reader:
 
     def _terminal(self, node: Any) -> Factors | Linear:
         """A constant, a place, a field, the test function, or a derivative or component of one."""
-        index: tuple[int, ...] = ()
+        index: Sequence[int] = []
         derivative = VALUE
         if isinstance(node, ufl.classes.Indexed):
             node, chosen = node.ufl_operands
-            index = tuple(int(i) for i in chosen)
+            index = [int(i) for i in chosen]
         if isinstance(node, ufl.classes.Grad):
-            (node,), index, derivative = node.ufl_operands, index[:-1], index[-1:][0]
+            (node,), index, derivative = node.ufl_operands, index[:-1], index[-1]
         if isinstance(node, ufl.classes.SpatialCoordinate) and derivative is VALUE:
             return self.points.place(*index)
         if not isinstance(node, ufl.classes.Argument | ufl.classes.Coefficient | ufl.classes.Constant):
             raise UnsupportedForm(f"the operation {type(node).__name__}")
-        component = int(np.ravel_multi_index(index, node.ufl_shape)) if node.ufl_shape else 0
+        component = int(np.ravel_multi_index(tuple(index), node.ufl_shape)) if node.ufl_shape else 0
         if isinstance(node, ufl.classes.Argument):
             return {(component, derivative): ONE}
         if isinstance(node, ufl.classes.Coefficient):

@@ -58,7 +58,8 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         matrix, transposed = ctx.pair
-        return _Multiply.apply(grad_outputs[0], transposed, matrix), None, None  # type: ignore[call-arg]
+        multiply: Any = _Multiply.apply
+        return multiply(grad_outputs[0], transposed, matrix), None, None
 
 
 class _Transpose(torch.autograd.Function):
