@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from _lines_inverse import INVERSE
 from _store import RESULTS, lines_of
 
 Row = dict[str, Any]
@@ -110,42 +111,6 @@ def _self_calibration(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(claim, ranks + other, "self_calibration")]
 
 
-def _lotka_volterra(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
-    facts, found = stored["facts"], stored["rows"]
-    published = facts["mean_c2st_published"]
-    figure = (
-        f"mean C2ST {facts['mean_c2st']:.3f} (worst {max(row['c2st'] for row in found):.2f}), refined for each "
-        f"{facts['mean_c2st_refined']:.3f}; {facts['total_cpu_seconds']:.0f} CPU s; published without likelihood: "
-        + ", ".join(f"{name} {value:.3f}" for name, value in published.items())
-    )
-    claim = f"`lotka_volterra_benchmark`, one amortised guide, {len(found)} published posteriors"
-    return [(claim, figure, "lotka_volterra_benchmark")]
-
-
-def _surrogate(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
-    parts = []
-    carried = {row["from"]: row for row in stored["rows"] if row["error_in_likelihood"] == "covariance"}
-    for row in stored["rows"]:
-        if row["network"] == "MLP" and row["error_in_likelihood"] == "none":
-            source = "no solve (energy)" if row["from"].startswith("residual") else row["from"]
-            parts.append(
-                f"{source}: {row['sensor_error_sy_held_out']:.2g} s_y, {row['q95_bias_sd']:.2g} sd, "
-                f"{100 * row['coverage_90']:.0f} %, {100 * carried[row['from']]['coverage_90']:.0f} %"
-            )
-    exact = stored["rows"][0]
-    claim = (
-        f"`poisson1d`, a network for the solver, {stored['facts']['data_sets']} data sets: sensor error, bias of the means "
-        f"(95 % of them below), coverage of 90 % intervals without and with the error's covariance (solver "
-        f"{100 * exact['coverage_90']:.0f} %)"
-    )
-    return [(claim, "; ".join(parts), "surrogate")]
-
-
-def _break_even(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
-    said = " ".join(stored["facts"]["recommendation"])
-    return [("break-even of a surrogate and of an amortised guide at equal accuracy", said, "break_even")]
-
-
 def _ablation(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows = {row["row"]: row for row in lines_of(stored)}
     whole = rows.pop("without the last stage")
@@ -154,59 +119,6 @@ def _ablation(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     spread = max(row["omega_mae_sd"] for row in (whole, *rows.values()))
     claim = f"`pendulum`, each regulariser off in turn: frequency's MAE, mean of {whole['seeds']} short trainings, no last stage"
     return [(claim, f"all {whole['omega_mae']:.3f}, {parts}; sd of a training up to {spread:.3f}", "pendulum_ablation")]
-
-
-def _divergences(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The two halves of the table: widths of a mean-field Gaussian, and modes of a flow."""
-    rows = stored["rows"]
-    linear = [row for row in rows if row["case"] == "linear Gaussian, amortised"]
-    ratios = ", ".join(f"{row['objective']} {row['median_variance_ratio']:.2g}" for row in linear)
-    names = dict.fromkeys(row["objective"] for row in rows if row["case"].startswith("folded"))
-    worst = {n: min(row.get("smaller_mode_worst", 1.0) for row in rows if row["objective"] == n) for n in names}
-    far = {n: max(row.get("total_variation_worst", 0.0) for row in rows if row["objective"] == n) for n in names}
-    modes = ", ".join(f"{name} {worst[name]:.2f} ({far[name]:.2f})" for name in names)
-    return [
-        ("`linear_gaussian`, independent Gaussian guide: variance over the posterior's, median", ratios, "divergences"),
-        (
-            "two mirrored modes, spline flow: share in the lesser one, of .5 (total variation), worst",
-            modes,
-            "divergences",
-        ),
-    ]
-
-
-def _guide_ablation(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
-    made = []
-    for name in dict.fromkeys(row["target"] for row in stored["rows"]):
-        rows = [row for row in stored["rows"] if row["target"] == name and row["objective"] == "forward KL"]
-        each = ", ".join(
-            f"{row['family'].replace('_', ' ')} {row['median_c2st']:.2f} {'yes' if row['calibrated'] else 'no'} "
-            f"{row['median_k_hat']:.2f}"
-            for row in rows
-        )
-        seconds = max(row["training_cpu_seconds"] for row in rows)
-        claim = f"{name}, families at equal time ({seconds:.0f} CPU s), forward KL: C2ST, calibrated, k-hat"
-        made.append((claim, each, "guide_ablation"))
-    return made
-
-
-def _inverse_kinematics(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
-    rows = stored["rows"]
-    sides = [row["bent_to_one_side"] for row in rows]
-    figure = (
-        f"median C2ST {max(row['median_c2st'] for row in rows):.3f}, smallest Holm p "
-        f"{', '.join(format(row['smallest_holm_p'], '.2g') for row in rows)}, one of two mirrored branches holds "
-        f"{min(sides):.3f} to {max(sides):.3f}, {max(row['cpu_seconds'] for row in rows):.0f} CPU s"
-    )
-    return [(f"`inverse_kinematics` against exact draws, worst of {len(rows)} trainings", figure, "inverse_kinematics")]
-
-
-def _uq_vae(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
-    each = ", ".join(
-        f"{row['objective']} {row['median_c2st']:.2f} ({row['median_sd_ratio']:.2f})" for row in stored["rows"]
-    )
-    claim = f"`poisson1d`, full rank, {stored['facts']['steps']} steps: median C2ST (sd ratio) by objective"
-    return [(claim, each, "uq_vae")]
 
 
 def _noise(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -223,6 +135,19 @@ def _noise(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     )
     system = stored["name"].removeprefix("noise_study_")
     return [(f"`{system}`, error of clean data from noisy ones, up to 25 % of the features", figure, stored["name"])]
+
+
+def _attentive_flow(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
+    rows = {row["row"].removeprefix("attentive flow, "): row for row in lines_of(stored)}
+    whole = rows.pop("attentive flow")
+    members = [name for name in ("both", "flow", "attention", "neither") if name in rows]
+    each = ", ".join(f"{name} {rows[name]['sum_of_squares']:.4f}" for name in members)
+    many = whole["seeds"]
+    claim = f"`locomotion_attentive_flow` on 100 validation strides, 17 numbers, {many} training{'s' if many > 1 else ''} a row"
+    published = rows["both"].get("sum_of_squares_published")
+    known = "" if published is None else f", published {published:.2g}"
+    figure = f"sum of squares {whole['sum_of_squares']:.4f} (PCA 17 {rows['PCA 17']['sum_of_squares']:.4f}{known}); "
+    return [(claim, f"{figure}without the last stage, by what the guide has: {each}", stored["name"])]
 
 
 def _grey_box(name: str, say: Callable[[Row], str]) -> tuple[str, str, str] | None:
@@ -290,14 +215,9 @@ GREY_BOXES: dict[str, Callable[[Row], str]] = {
 OTHERS: dict[str, Callable[[dict[str, Any]], list[tuple[str, str, str]]]] = {
     "pendulum_ablation": _ablation,
     "self_calibration": _self_calibration,
-    "surrogate": _surrogate,
-    "break_even": _break_even,
-    "lotka_volterra_benchmark": _lotka_volterra,
-    "inverse_kinematics": _inverse_kinematics,
-    "divergences": _divergences,
-    "guide_ablation": _guide_ablation,
-    "uq_vae": _uq_vae,
     **{f"noise_study_{name}": _noise for name in ("pendulum", "advection_diffusion", "locomotion")},
+    "locomotion_attentive_flow": _attentive_flow,
+    **INVERSE,
 }
 
 

@@ -32,7 +32,8 @@ class SparseMatrix:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return A x, shape (m, batch)."""
-        return _Multiply.apply(x, *self._at(x))  # type: ignore[return-value, call-arg]
+        multiply: Any = _Multiply.apply
+        return multiply(x, *self._at(x))
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         key = x.dtype, x.device
@@ -42,11 +43,11 @@ class SparseMatrix:
 
 
 def _compressed(matrix: Any, like: Tensor) -> Tensor:
-    parts = (torch.from_numpy(part.astype("int64")) for part in (matrix.indptr, matrix.indices))
+    pointers, columns = (torch.from_numpy(part.astype("int64")) for part in (matrix.indptr, matrix.indices))
     values = torch.from_numpy(matrix.data.copy()).to(like.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(*parts, values, matrix.shape, check_invariants=False).to(like.device)
+        return torch.sparse_csr_tensor(pointers, columns, values, matrix.shape, check_invariants=False).to(like.device)
 
 
 class _Multiply(torch.autograd.Function):

@@ -1,0 +1,163 @@
+"""Lines of the README's table about inverse problems: (claim, figure, file) of each stored table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Line = tuple[str, str, str]
+
+
+def lotka_volterra(stored: dict[str, Any]) -> list[Line]:
+    facts, found = stored["facts"], stored["rows"]
+    published = facts["mean_c2st_published"]
+    figure = (
+        f"mean C2ST {facts['mean_c2st']:.3f} (worst {max(row['c2st'] for row in found):.2f}), refined for each "
+        f"{facts['mean_c2st_refined']:.3f}; {facts['total_cpu_seconds']:.0f} CPU s; published without likelihood: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in published.items())
+    )
+    claim = f"`lotka_volterra_benchmark`, one amortised guide, {len(found)} published posteriors"
+    return [(claim, figure, "lotka_volterra_benchmark")]
+
+
+def divergences(stored: dict[str, Any]) -> list[Line]:
+    """The two halves of the table: widths of a mean-field Gaussian, and modes of a flow."""
+    rows = stored["rows"]
+    linear = [row for row in rows if row["case"] == "linear Gaussian, amortised"]
+    ratios = ", ".join(f"{row['objective']} {row['median_variance_ratio']:.2g}" for row in linear)
+    names = dict.fromkeys(row["objective"] for row in rows if row["case"].startswith("folded"))
+    worst = {n: min(row.get("smaller_mode_worst", 1.0) for row in rows if row["objective"] == n) for n in names}
+    far = {n: max(row.get("total_variation_worst", 0.0) for row in rows if row["objective"] == n) for n in names}
+    modes = ", ".join(f"{name} {worst[name]:.2f} ({far[name]:.2f})" for name in names)
+    return [
+        ("`linear_gaussian`, independent Gaussian guide: variance over the posterior's, median", ratios, "divergences"),
+        (
+            "two mirrored modes, spline flow: share in the lesser one, of .5 (total variation), worst",
+            modes,
+            "divergences",
+        ),
+    ]
+
+
+def guide_ablation(stored: dict[str, Any]) -> list[Line]:
+    made = []
+    for name in dict.fromkeys(row["target"] for row in stored["rows"]):
+        rows = [row for row in stored["rows"] if row["target"] == name and row["objective"] == "forward KL"]
+        each = ", ".join(
+            f"{row['family'].replace('_', ' ')} {row['median_c2st']:.2f} {'yes' if row['calibrated'] else 'no'} "
+            f"{row['median_k_hat']:.2f}"
+            for row in rows
+        )
+        seconds = max(row["training_cpu_seconds"] for row in rows)
+        claim = f"{name}, families at equal time ({seconds:.0f} CPU s), forward KL: C2ST, calibrated, k-hat"
+        made.append((claim, each, "guide_ablation"))
+    return made
+
+
+def inverse_kinematics(stored: dict[str, Any]) -> list[Line]:
+    rows = stored["rows"]
+    sides = [row["bent_to_one_side"] for row in rows]
+    figure = (
+        f"median C2ST {max(row['median_c2st'] for row in rows):.3f}, smallest Holm p "
+        f"{', '.join(format(row['smallest_holm_p'], '.2g') for row in rows)}, one of two mirrored branches holds "
+        f"{min(sides):.3f} to {max(sides):.3f}, {max(row['cpu_seconds'] for row in rows):.0f} CPU s"
+    )
+    return [(f"`inverse_kinematics` against exact draws, worst of {len(rows)} trainings", figure, "inverse_kinematics")]
+
+
+def uq_vae(stored: dict[str, Any]) -> list[Line]:
+    each = ", ".join(
+        f"{row['objective']} {row['median_c2st']:.2f} ({row['median_sd_ratio']:.2f})" for row in stored["rows"]
+    )
+    claim = f"`poisson1d`, full rank, {stored['facts']['steps']} steps: median C2ST (sd ratio) by objective"
+    return [(claim, each, "uq_vae")]
+
+
+def surrogate(stored: dict[str, Any]) -> list[Line]:
+    parts = []
+    carried = {row["from"]: row for row in stored["rows"] if row["error_in_likelihood"] == "covariance"}
+    for row in stored["rows"]:
+        if row["network"] == "MLP" and row["error_in_likelihood"] == "none":
+            source = "no solve (energy)" if row["from"].startswith("residual") else row["from"]
+            parts.append(
+                f"{source}: {row['sensor_error_sy_held_out']:.2g} s_y, {row['q95_bias_sd']:.2g} sd, "
+                f"{100 * row['coverage_90']:.0f} %, {100 * carried[row['from']]['coverage_90']:.0f} %"
+            )
+    exact = stored["rows"][0]
+    claim = (
+        f"`poisson1d`, a network for the solver, {stored['facts']['data_sets']} data sets: sensor error, bias of the means "
+        f"(95 % of them below), coverage of 90 % intervals without and with the error's covariance (solver "
+        f"{100 * exact['coverage_90']:.0f} %)"
+    )
+    return [(claim, "; ".join(parts), "surrogate")]
+
+
+def break_even(stored: dict[str, Any]) -> list[Line]:
+    said = " ".join(stored["facts"]["recommendation"])
+    return [("break-even of a surrogate and of an amortised guide at equal accuracy", said, "break_even")]
+
+
+def aristoff_bangerth(stored: dict[str, Any]) -> list[Line]:
+    """The flow against the own reference."""
+    facts, rows = stored["facts"], {row["row"]: row for row in stored["rows"]}
+    flow = rows["flow"]
+    figure = (
+        f"of 64 means {flow['means_within_0.15_sd']} within 0.15 sd (worst {flow['worst_mean_error_sd']:.2f}), of 64 sds "
+        f"{flow['sds_within_15_percent']} within 15 % (ratios {flow['sd_ratio_min']:.2f} to {flow['sd_ratio_max']:.2f}), "
+        f"asymmetry {flow['asymmetry_sd']:.2f} sd, k-hat {flow['k_hat']:.2f}, {flow['solves']:.1g} solves, "
+        f"{flow['cpu_seconds']:.0f} CPU s"
+    )
+    claim = f"`aristoff_bangerth`, a flow against own HMC (R-hat {facts['reference_r_hat']:.3f}, ESS {facts['reference_ess']:.0f})"
+    return [(claim, figure, "aristoff_bangerth")]
+
+
+def residual_cost(stored: dict[str, Any]) -> list[Line]:
+    """Samples a second of the residual over those of the solve."""
+    ratios = ", ".join(
+        f"{row['cells']}: {row['ratio_single']:.0f} ({row['ratio_double']:.0f})" for row in stored["rows"]
+    )
+    claim = "`darcy2d`, residual and gradient against solve and gradient, samples a second by cells on a side, single (double) precision"
+    return [(claim, f"{ratios} times as many", "residual_cost")]
+
+
+def missing_sensors(stored: dict[str, Any]) -> list[Line]:
+    """C2ST by share of the sensors, with and without the determinant."""
+    shown = {
+        right: ", ".join(
+            f"{100 * row['share']:g} % {row['c2st_worst' if right else 'c2st_best']:.2f}"
+            for row in stored["rows"]
+            if row["corrected"] is right
+        )
+        for right in (True, False)
+    }
+    claim = "`poisson1d`, virtual observables with sensors left out: C2ST to the forward posterior, worst data set"
+    return [(claim, f"{shown[True]}; without the determinant, best data set: {shown[False]}", "missing_sensors")]
+
+
+def small_data(stored: dict[str, Any]) -> list[Line]:
+    """Spreads of three guides by residual scale."""
+    each = "; ".join(
+        f"{name} "
+        + ", ".join(
+            f"{row['sd_ratio_min']:.2g} to {row['sd_ratio_max']:.2g}" for row in stored["rows"] if row["guide"] == name
+        )
+        for name in dict.fromkeys(row["guide"] for row in stored["rows"])
+    )
+    scales = ", ".join(f"{row:g}" for row in dict.fromkeys(row["residual_scale"] for row in stored["rows"]))
+    claim = f"`poisson1d`, {stored['facts']['sensors']} sensors and the residual (s_r {scales} of the load): sd ratios by guide"
+    return [(claim, each, "small_data")]
+
+
+INVERSE: dict[str, Callable[[dict[str, Any]], list[Line]]] = {
+    "lotka_volterra_benchmark": lotka_volterra,
+    "aristoff_bangerth": aristoff_bangerth,
+    "inverse_kinematics": inverse_kinematics,
+    "residual_cost": residual_cost,
+    "missing_sensors": missing_sensors,
+    "small_data": small_data,
+    "surrogate": surrogate,
+    "break_even": break_even,
+    "divergences": divergences,
+    "guide_ablation": guide_ablation,
+    "uq_vae": uq_vae,
+}
