@@ -33,7 +33,7 @@ from .sparse import SparseMatrix, batch_last
 if TYPE_CHECKING:
     from .fem_assembly import System
 
-IN_CACHE = 2**21  # bytes of one field at all points for the samples that go through together
+IN_CACHE = 2**20  # bytes of one field at all points for the samples that go through together
 
 
 class Geometry:
@@ -122,9 +122,9 @@ class TabulatedResidual:
         wide = max(integral.geometry.weights.size for integral in self.integrals)
         rows = max(1, IN_CACHE // (wide * u.element_size()))
         parts = []
-        for start in range(0, len(u), rows):
-            fields = {name: batch_last(value[start : start + rows]) for name, value in parameters.items()}
-            state = batch_last(u[start : start + rows])
+        for state, *values in zip(u.split(rows), *(value.split(rows) for value in parameters.values()), strict=True):
+            fields = {name: batch_last(value) for name, value in zip(parameters, values, strict=True)}
+            state = batch_last(state)
             total = self.integrals[0](state, fields)
             for integral in self.integrals[1:]:
                 total = total + integral(state, fields)
@@ -146,7 +146,8 @@ class _Integral:
         self.expression = integral.integrand()
         self.geometry = Geometry(owner.space.mesh, int(integral.metadata()["quadrature_degree"]))
         self._tables: dict[Any, tuple[SparseMatrix, bool, np.ndarray | None]] = {}
-        self._tests: dict[Any, tuple[SparseMatrix, bool]] = {}
+        self._test_tables: dict[Any, tuple[Any, bool]] = {}
+        self._together: dict[Any, SparseMatrix] = {}
         self._numbers: dict[Any, Tensor] = {}
 
     def __call__(self, u: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
@@ -155,16 +156,18 @@ class _Integral:
         if not isinstance(linear, dict):
             raise UnsupportedForm("an integrand without the test function")
         sums: dict[int, Tensor] = {}
-        parts = [self._against(key, coefficient, u, sums) for key, coefficient in linear.items()]
-        total = parts[0]
-        for part in parts[1:]:
-            total = total + part
+        found = [self._against(key, coefficient, u, sums) for key, coefficient in linear.items()]
+        constant = {key: part for key, part in zip(linear, found, strict=True) if part.shape[-1] == 1}
+        others = {key: part for key, part in zip(linear, found, strict=True) if part.shape[-1] > 1}
+        parts = [self._tests(tuple(group))(torch.cat([*group.values()])) for group in (others, constant) if group]
+        total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         return total.expand(-1, u.shape[-1])
 
     def _against(
         self, key: tuple[int, int | None], coefficient: Factors, like: Tensor, sums: dict[int, Tensor]
     ) -> Tensor:
-        matrix, once = self._test(key)
+        """The coefficient times the weights, (rows of the test function's table, batch or 1)."""
+        once = self._test(key)[1]
         weights = self.numbers("weights", lambda: self.geometry.weights[..., None], like)
         if not once:
             found = weights * coefficient.value
@@ -176,13 +179,19 @@ class _Integral:
             if place not in sums:
                 sums[place] = torch.bmm(weights.mT, coefficient.point)  # (cells, 1, batch)
             found = torch.as_tensor(times(sums[place], coefficient.cell))
-        return matrix(found.reshape(matrix.shape[1], -1))
+        return found.flatten(0, 1)
 
-    def _test(self, key: tuple[int, int | None]) -> tuple[SparseMatrix, bool]:
-        if key not in self._tests:
+    def _test(self, key: tuple[int, int | None]) -> tuple[Any, bool]:
+        if key not in self._test_tables:
             table, once = self.geometry.table(self.owner.space, *key)
-            self._tests[key] = SparseMatrix(sparse.csr_array(table.T)[self.owner.free]), once
-        return self._tests[key]
+            self._test_tables[key] = sparse.csr_array(table.T)[self.owner.free], once
+        return self._test_tables[key]
+
+    def _tests(self, keys: tuple[tuple[int, int | None], ...]) -> SparseMatrix:
+        """The transposed tables of several values and derivatives of the test function, side by side."""
+        if keys not in self._together:
+            self._together[keys] = SparseMatrix(sparse.hstack([self._test(key)[0] for key in keys]))
+        return self._together[keys]
 
     def numbers(self, name: Any, make: Callable[[], np.ndarray], like: Tensor) -> Tensor:
         """Return an array in the dtype and on the device of a tensor, held by its name."""
@@ -191,12 +200,20 @@ class _Integral:
             self._numbers[key] = torch.from_numpy(np.ascontiguousarray(make())).to(like)
         return self._numbers[key]
 
-    def table(self, function: Any, component: int, derivative: int | None) -> tuple[SparseMatrix, bool, Any]:
-        """Return the matrix of a field, of the free dofs for the state, whether it has one row a cell, and what is held."""
-        key = function, component, derivative
+    def table(self, function: Any, component: int, gradient: bool) -> tuple[SparseMatrix, bool, Any]:
+        """Return the matrix of a field's value or gradient, of the free dofs for the state, and what conditions hold.
+
+        A gradient's axes stand one below the other. The flag tells whether there is one row a cell or one a point.
+        """
+        key = function, component, gradient
         if key not in self._tables:
-            table, once = self.geometry.table(function.function_space, component, derivative)
-            held = None
+            axes = range(self.geometry.dimension) if gradient else (VALUE,)
+            tables, flags = zip(
+                *(self.geometry.table(function.function_space, component, axis) for axis in axes), strict=True
+            )
+            table, once, held = sparse.csr_array(sparse.vstack(tables)), all(flags), None
+            if once is not any(flags):
+                raise UnsupportedForm(f"the element {function.function_space.ufl_element()}")
             if function is self.owner.state:
                 held = (table[:, self.owner.fixed] @ self.owner.boundary)[:, None]
                 table = table[:, self.owner.free]
@@ -209,9 +226,21 @@ class _Samples:
 
     def __init__(self, integral: _Integral, u: Tensor, fields: Mapping[str, Tensor]) -> None:
         self.integral, self.u, self.fields = integral, u, fields
+        self._gradients: dict[Any, tuple[Tensor, ...]] = {}
 
     def field(self, function: Any, component: int, derivative: int | None) -> Factors:
-        matrix, once, held = self.integral.table(function, component, derivative)
+        matrix, once, held = self.integral.table(function, component, derivative is not VALUE)
+        if derivative is VALUE:
+            found = self._of(function, matrix, held, ("value", function, component))
+        else:
+            if (function, component) not in self._gradients:
+                whole = self._of(function, matrix, held, ("gradient", function, component))
+                self._gradients[function, component] = whole.chunk(self.integral.geometry.dimension)
+            found = self._gradients[function, component][derivative]
+        found = found.unflatten(0, (self.integral.geometry.cells, -1))
+        return Factors(None, found) if once else Factors(found, 1.0)
+
+    def _of(self, function: Any, matrix: SparseMatrix, held: Any, name: Any) -> Tensor:
         owner = self.integral.owner
         if function is owner.state:
             dofs = self.u
@@ -220,10 +249,7 @@ class _Samples:
         else:
             dofs = torch.from_numpy(function.x.array).to(self.u)[:, None]
         found = matrix(dofs)
-        if held is not None:
-            found = found + self.integral.numbers((component, derivative), lambda: held, self.u)
-        found = found.unflatten(0, (self.integral.geometry.cells, -1))
-        return Factors(None, found) if once else Factors(found, 1.0)
+        return found if held is None else found + self.integral.numbers(name, lambda: held, self.u)
 
     def constant(self, constant: Any, component: int) -> Factors:
         names = self.integral.owner.names
