@@ -19,6 +19,7 @@ IN_THE_ZOO = (
     "poisson1d",
     "darcy2d",
     "aristoff_bangerth",
+    "channel_darcy",
     "lotka_volterra_benchmark",
     "inverse_kinematics",
     "pendulum",

@@ -34,7 +34,7 @@ class Elliptic2D(Problem):
 
     The adjoint solve takes the factorisation of the forward solve. Solving happens in float64 on the CPU, whatever the
     dtype and device of z; sums over a thousand cells of different coefficients need it. The gradient can itself be
-    differentiated.
+    differentiated, and torch.func.jvp takes tangents, under torch.func.vmap with one factorisation for all of them.
 
     Args:
         sensors: positions along an axis, shape (s,), in [0, 1]; u is read at all pairs (x, y) of them, y fastest.
@@ -109,19 +109,13 @@ class Elliptic2D(Problem):
         shape = torch.broadcast_shapes(log_a.shape[:-1], right.shape[:-1])
         flat = log_a.to("cpu", torch.float64).expand(*shape, -1).reshape(-1, self.blocks**2)
         loads = right.to("cpu", torch.float64).expand(*shape, -1).reshape(-1, self.inner**2)
-        values = flat.detach().numpy()
-        outside = np.flatnonzero(~(np.abs(values) <= LARGEST_LOG).all(-1))
-        if len(outside):
-            flat = flat.index_fill(0, torch.from_numpy(outside), 0.0)
-            values = flat.detach().numpy()
         keep = torch.is_grad_enabled() and (flat.requires_grad or loads.requires_grad)
-        factors = _Factors(np.exp(values)[:, self.block.cpu().numpy()], keep)
-        u: Any = _Solve.apply(factors, self.corners.cpu(), flat.exp(), loads)
-        failed = sorted({*outside.tolist(), *factors.failed})
-        if failed:
+        factors = _Factors(self.block, keep)
+        u: Any = _Solve.apply(factors, self.corners.cpu(), flat, loads)
+        if factors.failed:
             if self.on_failure == "raise":
-                self._raise(failed[0], shape, log_a)
-            u = u.index_fill(0, torch.tensor(failed), torch.nan)
+                self._raise(min(factors.failed), shape, log_a)
+            u = u.index_fill(0, torch.tensor(sorted(factors.failed)), torch.nan)
         return u.to(log_a).reshape(*shape, -1)
 
     def observe(self, u: Tensor) -> Tensor:
@@ -133,11 +127,7 @@ class Elliptic2D(Problem):
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return A(z) u - F, shape (..., (n - 1)^2), in units of the nodal load f h^2."""
         floats("u", u, self.inner**2)
-        a = self._log_a(z).exp()[..., None, None]
-        force = a * (_at_corners(u, self.corners) @ _ELEMENT.to(u))
-        total = force.new_zeros(*force.shape[:-3], self.inner**2 + 1)
-        total = total.index_add(-1, self.corners.flatten(), force.flatten(-3))
-        return total[..., :-1] - self.load.to(u)
+        return _applied(self._log_a(z).exp()[..., self.block], u) - self.load.to(u)
 
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log det A(z), shape (...): the log determinants of the lines, each after the one before is eliminated.
@@ -149,8 +139,7 @@ class Elliptic2D(Problem):
         """
         floats("u", u, self.inner**2)
         log_a = self._log_a(z).double()
-        a = log_a.exp()[..., self.block.flatten()].unflatten(-1, (self.cells, self.cells))
-        centre, up, right, slant = _couplings(a)
+        centre, up, right, slant = _couplings(log_a.exp()[..., self.block])
         within, between = _tridiagonal(centre, up), _tridiagonal(right, slant)
         value, line = torch.zeros((), dtype=log_a.dtype, device=log_a.device), within[..., 0, :, :]
         for i in range(self.inner):
@@ -198,51 +187,101 @@ class Elliptic2D(Problem):
 
 
 class _Factors:
-    """Cholesky factors of A for samples of cell coefficients, shape (S, n, n); those that fail become those of a = 1."""
+    """Cholesky factors of A for samples of log a, (S, B^2), made when first asked for; those that fail become those of a = 1."""
 
-    def __init__(self, coefficients: np.ndarray, keep: bool) -> None:
-        self._coefficients = coefficients
+    def __init__(self, block: Tensor, keep: bool) -> None:
+        self.block = block
         self._kept: dict[int, np.ndarray] = {}
         self._room = KEPT if keep else 0
-        self.failed: list[int] = []
+        self._coefficients: Any = None
+        self.samples = 0
+        self.failed: set[int] = set()
 
-    def solve(self, right: np.ndarray) -> np.ndarray:
-        """Return A^-1 right, sample by sample, shape (S, N)."""
-        out = np.empty(right.shape)
-        for sample in range(len(right)):
-            out[sample] = _BACKSOLVE(self._factor(sample), right[sample], lower=1)[0]
-        return out
+    def solve(self, log_a: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return A^-1 right, shape (V S, N): V right sides for each sample, the samples counted fastest."""
+        if self._coefficients is None:
+            outside = ~(np.abs(log_a) <= LARGEST_LOG).all(-1)
+            self.failed.update(np.flatnonzero(outside).tolist())
+            self._coefficients = np.exp(np.where(outside[:, None], 0.0, log_a))[:, self.block.cpu().numpy()]
+            self.samples = len(log_a)
+        sides = right.reshape(-1, self.samples, right.shape[-1])
+        out = np.empty(sides.shape)
+        for sample in range(self.samples):
+            factor = self._factor(self._coefficients[sample], sample)
+            out[:, sample] = _BACKSOLVE(factor, sides[:, sample].T, lower=1)[0].T
+        return out.reshape(right.shape)
 
-    def _factor(self, sample: int) -> np.ndarray:
+    def _factor(self, coefficients: np.ndarray, sample: int) -> np.ndarray:
         if sample in self._kept:
             return self._kept[sample]
-        factor, info = _FACTORISE(_bands(self._coefficients[sample]), lower=1, overwrite_ab=1)
+        factor, info = _FACTORISE(_bands(coefficients), lower=1, overwrite_ab=1)
         if info:
-            self.failed.append(sample)
-            factor, _ = _FACTORISE(_bands(np.ones_like(self._coefficients[sample])), lower=1, overwrite_ab=1)
+            self.failed.add(sample)
+            factor, _ = _FACTORISE(_bands(np.ones_like(coefficients)), lower=1, overwrite_ab=1)
         if len(self._kept) < self._room:
             self._kept[sample] = factor
         return factor
 
 
 class _Solve(torch.autograd.Function):
-    """u = A(a)^-1 f. Adjoint: A lambda = du, df = lambda, da_k = -lambda' A_k u, out of differentiable operations."""
+    """u = A(z)^-1 f, both derivatives out of differentiable operations.
+
+    adjoint    A lambda = du, df = lambda, dz_k = -exp(z_k) lambda' A_k u
+    tangent    A du = df - sum_k exp(z_k) dz_k A_k u
+    """
 
     @staticmethod
-    def forward(ctx: Any, factors: _Factors, corners: Tensor, a: Tensor, right: Tensor) -> Tensor:
-        u = torch.from_numpy(factors.solve(right.detach().numpy()))
-        ctx.factors, ctx.corners = factors, corners
-        ctx.save_for_backward(a, u)
-        return u
+    def forward(factors: _Factors, corners: Tensor, z: Tensor, right: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.from_numpy(factors.solve(z.detach().numpy(), right.detach().numpy()))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.factors, ctx.corners, z, _ = inputs
+        ctx.save_for_backward(z, output)
+        ctx.save_for_forward(z, output)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        a, u = ctx.saved_tensors
-        weight: Any = _Solve.apply(ctx.factors, ctx.corners, a, grad_outputs[0])
+        z, u = ctx.saved_tensors
+        weight: Any = _Solve.apply(ctx.factors, ctx.corners, z, grad_outputs[0])
         if not ctx.needs_input_grad[2]:
             return None, None, None, weight
         left, right = _at_corners(torch.stack([weight, u]), ctx.corners)
-        return None, None, -((left @ _ELEMENT) * right).sum((-2, -1)), weight
+        return None, None, -_usable(z, ctx.factors).exp() * ((left @ _ELEMENT) * right).sum((-2, -1)), weight
+
+    @staticmethod
+    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
+        (z, u), (dz, force) = ctx.saved_tensors, grad_inputs[2:]
+        change = (_usable(z, ctx.factors).exp() * dz)[..., ctx.factors.block]
+        return _Solve.apply(ctx.factors, ctx.corners, z, force - _applied(change, u))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, int]:  # type: ignore[override]
+        factors, corners, z, right = inputs
+        if in_dims[2] is not None:
+            raise RuntimeError("vmap over the coefficients of Elliptic2D: batch them in front instead")
+        sides = right.movedim(in_dims[3], 0)
+        u: Any = _Solve.apply(factors, corners, z.expand(len(sides), *z.shape).flatten(0, 1), sides.flatten(0, 1))
+        return u.unflatten(0, sides.shape[:2]), 0
+
+
+def _usable(z: Tensor, factors: _Factors) -> Tensor:
+    """z, with zero for the samples that failed, whose gradient is zero."""
+    if not factors.failed:
+        return z
+    rows = torch.arange(len(z)) % factors.samples
+    return z.index_fill(0, torch.isin(rows, torch.tensor(sorted(factors.failed))).nonzero()[:, 0], 0.0)
+
+
+def _applied(a: Tensor, u: Tensor) -> Tensor:
+    """A u for cell coefficients a (..., n, n), shape (..., (n - 1)^2)."""
+    centre, up, right, slant = _couplings(a)
+    v, pad = u.unflatten(-1, centre.shape[-2:]), nn.functional.pad
+    total = centre * v + pad(up * v[..., :-1], (1, 0)) + pad(up * v[..., 1:], (0, 1))
+    total = total + pad(right * v[..., :-1, :], (0, 0, 1, 0)) + pad(right * v[..., 1:, :], (0, 0, 0, 1))
+    total = total + pad(slant * v[..., :-1, :-1], (1, 0, 1, 0)) + pad(slant * v[..., 1:, 1:], (0, 1, 0, 1))
+    total = total + pad(slant * v[..., :-1, 1:], (0, 1, 1, 0)) + pad(slant * v[..., 1:, :-1], (1, 0, 0, 1))
+    return total.flatten(-2)
 
 
 def _at_corners(u: Tensor, corners: Tensor) -> Tensor:

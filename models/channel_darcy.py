@@ -1,0 +1,149 @@
+"""Channels in an aquifer from the head in 25 wells: an inverse problem under a learnt prior.
+
+    -div(exp(kappa) grad u) = 1  on the unit square,   u = 0 on its border
+    kappa = f(w)                           f: decoder of a variational autoencoder, ``channels_prior``
+    w ~ Normal(0, I),  w in R^8
+    y_j ~ Normal(u(x_j), 0.00067)          5 x 5 wells at (i/6, j/6), noise 2 % of the typical largest head
+
+kappa is constant on 16 x 16 cells, 0 in the ground and log 10 in a channel: ten times as permeable. u is bilinear on
+the same cells. The typical largest head, 0.0337, is the median over maps of the generator of the largest head in a well.
+Two likelihoods of the same problem:
+
+    forward    u = F(f(w)): 0.1 ms a sample with its gradient
+    residual   u free with a flat prior, 0 ~ Normal(r(u, f(w)), s_r) and the factor |det dr/du|: no solver, and
+               the same posterior of w as s_r -> 0. Without the factor the posterior is another one.
+
+The posterior is of maps that the decoder can make. How far that is from the truth of a map of the generator itself is
+measured in benchmarks/channel_darcy.py, as is the point estimate of Lopez-Alvis et al.,
+
+    minimise  |G(f(w)) - y|^2 / s^2 + beta (|w| - mu)^2,      mu = E|w|, the mean of a chi law of 8 degrees,
+
+see ``physzoo.inference.point_estimate``.
+
+Source: Xia, Liao, Li, arXiv:2302.11173 (VI under a generative prior); Lopez-Alvis, Laloy, Nguyen, Hermans,
+arXiv:2008.12056 (point estimate); set-up by physzoo.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+
+from ..physics import observe, virtual_observables
+from ..physics.elliptic2d import Elliptic2D
+from .channels_prior import LATENTS, GenerativeField, trained_decoder
+from .datasets.channels import CELLS
+from .likelihood import LikelihoodName, checked
+from .registry import Animal, Quantity, Recipe, register
+
+CONTRAST = math.log(10.0)
+SENSORS = 5
+TYPICAL_HEAD = 0.0337
+STATE_SCALE = 100.0
+SEED = 1
+
+
+def aquifer(cells: int = CELLS, sensors: int = SENSORS) -> Elliptic2D:
+    """Return the flow problem, its unknown the log-permeability of the cells (..., cells^2), x fastest."""
+    positions = torch.arange(1, sensors + 1, dtype=torch.float64) / (sensors + 1)
+    return Elliptic2D(positions, cells, cells, source=1.0, on_failure="reject")
+
+
+class ChannelDarcy(PyroModule):
+    """The aquifer under the learnt prior, with a forward or a residual likelihood.
+
+    Args:
+        likelihood: "forward" solves for u; "residual" samples u and observes the residual as zero.
+        sensors: wells on a side of their grid.
+        noise: sensor sd as a fraction of the typical largest head, 0.0337.
+        residual_scale: s_r in units of the nodal load f h^2 = 1 / 256 (residual likelihood).
+        corrected: add log|det dr/du| (residual likelihood); without it the posterior is another one.
+        decoder: w (..., 8) -> (..., 256) in float64; None takes the stored one.
+
+    Raises:
+        ValueError: an unknown likelihood, or fewer than one well (mask them to have none).
+    """
+
+    origin: Tensor
+
+    def __init__(
+        self,
+        likelihood: LikelihoodName = "forward",
+        sensors: int = SENSORS,
+        noise: float = 0.02,
+        residual_scale: float = 1e-2,
+        corrected: bool = True,
+        decoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if sensors < 1:
+            raise ValueError(f"sensors: got {sensors}, expected at least 1 (mask all of them to observe nothing)")
+        self.problem = aquifer(CELLS, sensors)
+        self.field = GenerativeField(trained_decoder() if decoder is None else decoder, CONTRAST)
+        self.likelihood, self.corrected = checked(likelihood), corrected
+        self.noise = noise * TYPICAL_HEAD
+        self.residual_scale = residual_scale / CELLS**2
+        self.register_buffer("origin", torch.zeros(LATENTS, dtype=torch.float64))
+
+    def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Sample w, solve for (or sample) u, observe y of shape (sensors^2,); return the interior nodes."""
+        w = pyro.sample("w", dist.Normal(self.origin, 1.0).to_event(1))
+        kappa = self.field(w)
+        if self.likelihood == "forward":
+            u = self.problem.solve(kappa)
+        else:
+            # Flat to within 1e-4 nat where |u| < 1, yet proper, so that it can be drawn from.
+            free = self.origin.new_zeros(self.problem.inner**2)
+            u = pyro.sample("u", dist.Normal(free, STATE_SCALE).to_event(1))
+            virtual_observables("r", self.problem, u, kappa, self.residual_scale, corrected=self.corrected)
+        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask)
+        return u
+
+
+def truth() -> Tensor:
+    """Return the unknowns w, shape (8,), behind the synthetic data set."""
+    return torch.randn(LATENTS, generator=torch.Generator().manual_seed(SEED), dtype=torch.float64)
+
+
+def heads() -> dict[str, Any]:
+    """Return the synthetic data set {"y": (25,)} of ``truth()``, with noise of seed 2."""
+    model = ChannelDarcy()
+    generator = torch.Generator().manual_seed(SEED + 1)
+    noise = torch.randn(SENSORS**2, generator=generator, dtype=torch.float64)
+    return {"y": model.problem.observe(model.problem.solve(model.field(truth()))) + model.noise * noise}
+
+
+register(
+    Animal(
+        name="channel_darcy",
+        title="Channels in an aquifer from the head in 25 wells, under a learnt prior",
+        physics="elliptic PDE, 2D, bilinear elements",
+        likelihoods=("forward", "residual"),
+        model=ChannelDarcy,
+        data=heads,
+        quantities={
+            "w": Quantity("code of the channel map", "1", ("code",)),
+            "u": Quantity("hydraulic head", "1", ("node",)),
+            "r": Quantity("residual", "1", ("node",)),
+            "y": Quantity("head in a well", "1", ("well",)),
+        },
+        recipe=Recipe(
+            family="spline",
+            encoder="mlp",
+            objective="forward_kl",
+            steps=6000,
+            batch_size=512,
+            simulations=100_000,
+            learning_rate=1e-3,
+            options={"transforms": 3, "refine": 4},
+        ),
+        priors={"w": "Normal(0, 1), each entry", "u": "flat (residual likelihood only)"},
+        source="Xia, Liao, Li, arXiv:2302.11173; Lopez-Alvis et al., arXiv:2008.12056; set-up by physzoo",
+    )
+)
