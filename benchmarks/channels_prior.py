@@ -2,9 +2,10 @@
 
     python benchmarks/channels_prior.py [--seed 0] [--quick]
 
-ELBO on 10,000 generated maps, a diagonal Gaussian encoder beside the decoder; the state that is best on 1,000 validation
-maps is kept. The metrics are of 1,000 test maps: the ELBO, how far mean maps of an encoded w are from their maps, and
-the heads that maps of either origin give, w ~ Normal(0, I) decoded against the generator.
+ELBO on 10,000 generated maps, a diagonal Gaussian encoder beside the decoder. In the first 3,000 steps the likelihood of a
+map counts five times, so that no code falls out of use; of the 9,000 steps after them the state that is best on 1,000
+validation maps is kept. The metrics are of 1,000 test maps: the ELBO, how far mean maps of an encoded w are from their
+maps, and the heads that maps of either origin give, w ~ Normal(0, I) decoded against the generator.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from physzoo.inference.checkpoint import write_atomically
 from physzoo.inference.data import DataSets
 from physzoo.inference.densities import draw
 from physzoo.inference.fit import fit
+from physzoo.inference.options import FitOptions
 from physzoo.models.channel_darcy import CONTRAST, SENSORS, aquifer
 from physzoo.models.channels_prior import LATENTS, WEIGHTS, ChannelVAE, GenerativeField
 from physzoo.models.datasets.channels import generate
 
 TARGET = Path(__file__).parents[1] / "models" / WEIGHTS
-STEPS, BATCH, RATE = 12_000, 200, 1e-3
+FIRST, STEPS, BATCH, RATE, WEIGHT = 3000, 9000, 64, 2e-3, 5.0
+EVERY = 250
 
 
 def maps(seed: int) -> dict[str, Tensor]:
@@ -48,11 +51,12 @@ def trained(x: dict[str, Tensor], seed: int, steps: int = STEPS) -> tuple[Channe
         model, example = ChannelVAE(), {"x": x["train"][0]}
         encoder = MLP(example, hidden=(256, 256))
     guide = amortize(model, encoder, "diagonal", example=example, seed=seed)
-    held_out = DataSets({"x": x["valid"]})
-    found = fit(
-        model, guide, DataSets({"x": x["train"]}, BATCH),
-        steps=steps, learning_rate=RATE, warmup=0.02, seed=seed, held_out=held_out, evaluate_every=250, progress=False,
-    )  # fmt: skip
+    data, held_out = DataSets({"x": x["train"]}, BATCH), DataSets({"x": x["valid"]})
+    options = FitOptions(learning_rate=RATE, seed=seed, progress=False)
+    model.weight = WEIGHT
+    fit(model, guide, data, options=options, steps=max(1, steps * FIRST // STEPS), schedule="constant")
+    model.weight = 1.0
+    found = fit(model, guide, data, options=options, steps=steps, held_out=held_out, evaluate_every=EVERY)
     return model, guide, min(found.held_out, key=lambda pair: pair[1])[0]
 
 
@@ -96,7 +100,7 @@ def main() -> None:
         "command": f"python benchmarks/channels_prior.py --seed {given.seed}",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "seed": given.seed,
-        "steps": steps,
+        "steps": {"first": max(1, steps * FIRST // STEPS), "then": steps},
         "best_step": best,
         "cpu_seconds": time.process_time() - started,
         "contrast": CONTRAST,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from ..guides.require import named, real, seed_number, whole
 from ..guides.sites import Data, seeded, simulate
 from ..guides.unconstrained import Whitening
+from .ascent import ascend
 from .latents import Latents
 
 
@@ -67,58 +66,9 @@ def laplace(
     draws = draws.double()
     with torch.no_grad():
         heights = log_density(draws)
+    mode = ascend(log_density, draws, heights, climbers, starts)[0][0]
     usable = torch.isfinite(heights)
-    if not usable.any():
-        raise ValueError(
-            f"data: got data under which none of {candidates} prior draws has a finite density, expected a model that can produce them"
-        )
-    scale = draws[usable].std(0).clamp_min(1e-8) if usable.sum() > 1 else torch.ones_like(draws[0])
-    climbed, heights = _climb(log_density, draws, heights, scale, climbers)
-    order = heights.argsort(descending=True)[:starts]
-
-    def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
-        flat = torch.tensor(u, dtype=torch.float64).unsqueeze(0).requires_grad_()
-        value = log_density(flat).sum()
-        if not torch.isfinite(value):
-            return 1e10, np.zeros_like(u)
-        (gradient,) = torch.autograd.grad(value, flat)
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-        return -value.item(), -gradient[0].double().numpy()
-
-    ends = [
-        minimize(objective, climbed[i].numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
-        for i in order.tolist()
-    ]
-    best = min(ends, key=lambda end: float(end.fun))
-    mode = torch.tensor(best.x, dtype=torch.float64)
     return Whitening(mode, _inverse_root(_negative_hessian(log_density, mode), draws[usable].var(0), floor))
-
-
-def _climb(
-    log_density: Callable[[Tensor], Tensor],
-    draws: Tensor,
-    heights: Tensor,
-    scale: Tensor,
-    climbers: int,
-    steps: int = 150,
-) -> tuple[Tensor, Tensor]:
-    """Move the best draws uphill together, in units of the prior's spread; return the best point of each and its height."""
-    ranked = torch.where(torch.isfinite(heights), heights, torch.full_like(heights, -torch.inf))
-    rows = ranked.argsort(descending=True)[:climbers]
-    best, top = draws[rows].clone(), ranked[rows].clone()
-    moving = torch.zeros_like(best).requires_grad_()
-    optimizer = torch.optim.Adam([moving], lr=0.05)
-    start = best.clone()
-    for _ in range(steps):
-        points = start + scale * moving
-        value = log_density(points)
-        finite = torch.isfinite(value)
-        higher = finite & (value.detach() > top)
-        best[higher], top[higher] = points.detach()[higher], value.detach()[higher]
-        (gradient,) = torch.autograd.grad(torch.where(finite, value, torch.zeros_like(value)).sum(), moving)
-        moving.grad = -gradient.nan_to_num(0.0, 0.0, 0.0)
-        optimizer.step()
-    return best, top
 
 
 def _negative_hessian(log_density: Callable[[Tensor], Tensor], mode: Tensor, step: float = 1e-4) -> Tensor:

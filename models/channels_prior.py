@@ -23,6 +23,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -37,22 +38,23 @@ WEIGHTS = "data/channels_prior.safetensors"
 class ChannelVAE(PyroModule):
     """The autoencoder's generative model of one map x, shape (256,), zeros and ones, x fastest.
 
-    Args:
-        decoder: w (..., 8) -> logits (..., 256); None makes a new one.
+    Attributes:
+        weight: of the map's log-likelihood; more than one keeps all codes in use at the start of a training.
     """
 
     origin: Tensor
 
-    def __init__(self, decoder: nn.Module | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.decoder = mlp([LATENTS, *HIDDEN, CELLS**2]) if decoder is None else decoder
+        self.decoder, self.weight = mlp([LATENTS, *HIDDEN, CELLS**2]), 1.0
         self.register_buffer("origin", torch.zeros(LATENTS))
 
     def forward(self, x: Tensor | None = None) -> Tensor:
         """Sample w and observe x; return the logits."""
         w = pyro.sample("w", dist.Normal(self.origin, 1.0).to_event(1))
         logits = self.decoder(w)
-        pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+        with poutine.scale(scale=self.weight):
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
         return logits
 
 
