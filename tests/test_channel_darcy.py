@@ -15,7 +15,7 @@ from physzoo.inference.point_estimate import mean_length, point_estimate
 from physzoo.models import channels_prior
 from physzoo.models.channel_darcy import CONTRAST, TYPICAL_HEAD, ChannelDarcy, aquifer, heads, truth
 from physzoo.models.channels_prior import ChannelVAE, GenerativeField, trained_decoder
-from physzoo.models.datasets.channels import RANGES, channel_map, draw_geometry, generate
+from physzoo.models.datasets.channels import RANGES, SWING, SWINGS, channel_map, draw_geometry, generate
 
 
 @pytest.fixture(scope="module")
@@ -32,33 +32,37 @@ def codes(*shape, seed=0):
     return torch.randn(*shape, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_maps_are_zeros_and_ones_that_cross_the_square(maps):
+def test_maps_are_zeros_and_ones_of_two_channels(maps):
     assert maps.x.shape == (400, 1, 16, 16)
     assert set(maps.x.unique().tolist()) == {0.0, 1.0}
-    assert (maps.x.amax(-2) == 1).all()  # every column holds a channel
-    assert 0.42 < (maps.truths["channels"] == 2).double().mean() < 0.58  # three standard errors about one half
     for name, (low, high) in RANGES.items():
         assert low <= maps.truths[name].min() < maps.truths[name].max() <= high
+    for name in SWINGS:
+        assert float(maps.truths[name].std()) == pytest.approx(SWING, abs=3 * SWING / 800**0.5)  # three standard errors
 
 
-def test_a_single_channel_is_as_thick_as_it_says(maps):
-    alone = maps.truths["channels"] == 1
-    inside = (maps.truths["centre_1"] - 0.5).abs() < 0.5 - 0.12 - 0.12  # a channel that the border does not cut
-    thick = maps.x[alone & inside, 0].sum(-2)
-    expected = 32 * maps.truths["half_width"][alone & inside, None]
-    assert ((thick - expected).abs() <= 1).all()
+def test_each_channel_is_as_thick_as_it_says(maps):
+    z = maps.truths
+    swing = [torch.hypot(z[f"sine_{c}"], z[f"cosine_{c}"]) + z["half_width"] for c in ("1", "2")]
+    clear = (z["centre_1"] - swing[0] > 0) & (z["centre_2"] + swing[1] < 1)  # of the border
+    clear &= z["centre_1"] + swing[0] < z["centre_2"] - swing[1]  # and of each other
+    assert clear.sum() > 50
+    thick = maps.x[clear, 0].sum(-2)  # of both, in cells
+    assert ((thick - 64 * z["half_width"][clear, None]).abs() <= 2).all()
+    runs = maps.x[clear, 0].diff(dim=-2, prepend=torch.zeros(int(clear.sum()), 1, 16))
+    assert ((runs == 1).sum(-2) == 2).all()  # every column enters a channel twice
 
 
-def test_a_map_is_what_the_formula_says_of_each_cell(maps):
+def test_a_map_is_what_the_formula_says_of_a_cell(maps):
     z = {name: value.double() for name, value in maps.truths.items()}
-    x, y = (torch.tensor([5, 11]) + 0.5) / 16
-    for row in range(50):
-        near = []
-        for channel in ("1", "2")[: int(z["channels"][row])]:
-            wave = 2 * math.pi * x / z["wavelength"][row] + z[f"phase_{channel}"][row]
-            middle = z[f"centre_{channel}"][row] + z["amplitude"][row] * torch.sin(wave)
-            near.append(bool((y - middle).abs() < z["half_width"][row]))
-        assert bool(maps.x[row, 0, 11, 5]) == any(near)
+    x, y = 5.5 / 16, 11.5 / 16
+    for row in range(100):
+        near = False
+        for channel in ("1", "2"):
+            swing = z[f"sine_{channel}"][row] * math.sin(2 * math.pi * x)
+            swing += z[f"cosine_{channel}"][row] * math.cos(2 * math.pi * x)
+            near |= bool((y - z[f"centre_{channel}"][row] - swing).abs() < z["half_width"][row])
+        assert bool(maps.x[row, 0, 11, 5]) == near
 
 
 def test_the_same_seed_gives_the_same_maps_whatever_the_sizes():
