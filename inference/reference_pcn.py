@@ -34,6 +34,7 @@ def pcn(
     loc: Tensor | None = None,
     tril: Tensor | None = None,
     adapt: bool = True,
+    candidates: int | None = None,
     acceptance: float = 0.3,
     seed: int = 0,
     progress: bool = True,
@@ -62,6 +63,8 @@ def pcn(
         loc: m in unconstrained space, (d,) or (B, d).
         tril: L, (d, d) or (B, d, d).
         adapt: whether m and L are adapted; b always is.
+        candidates: prior draws of which the chains of each data set start at the densest; None starts them at any.
+            Chains from any draw stay for good in small modes, where a posterior has such beside a far larger one.
         acceptance: wanted acceptance rate.
         seed: seed; torch's generator is put back afterwards.
         progress: whether to show a bar.
@@ -75,6 +78,8 @@ def pcn(
     for name, number in (("chains", chains), ("draws", draws), ("thin", thin)):
         whole(name, number, 1)
     whole("warmup", warmup, 8)
+    if candidates is not None:
+        whole("candidates", candidates, chains)
     real("acceptance", acceptance, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
     sets = count(data) if datasets else 1
@@ -88,8 +93,11 @@ def pcn(
         return torch.nan_to_num(found.double(), nan=-torch.inf)
 
     with seeded(seed), torch.no_grad():
-        prior = latents.prior(model, one(data) if datasets else data, max(2048, chains * sets), None)
-        walk = _Walk.start(density, prior, chains, sets, loc, tril)
+        prior = latents.prior(model, one(data) if datasets else data, max(2048, chains * sets, candidates or 0), None)
+        starts = prior[: chains * sets].reshape(chains, sets, -1).clone()
+        if candidates is not None:
+            starts = _densest(density, prior[:candidates], chains, sets)
+        walk = _Walk.start(density, prior, starts, loc, tril)
         windows = {warmup // 4, warmup // 2, 3 * warmup // 4} if adapt else set()
         history: list[Tensor] = []
         kept, counter = [], 0
@@ -140,10 +148,8 @@ class _Walk:
     tuned: Tensor  # (2, B): logit of b, log of the random walk's scale
 
     @classmethod
-    def start(
-        cls, density: Any, prior: Tensor, chains: int, sets: int, loc: Tensor | None, tril: Tensor | None
-    ) -> _Walk:
-        size = prior.shape[-1]
+    def start(cls, density: Any, prior: Tensor, x: Tensor, loc: Tensor | None, tril: Tensor | None) -> _Walk:
+        chains, sets, size = x.shape
         for name, given in (("loc", loc), ("tril", tril)):
             if given is not None and not (isinstance(given, Tensor) and bool(torch.isfinite(given).all())):
                 raise ValueError(f"{name}: got {shown(given)}, expected a tensor of finite numbers")
@@ -157,7 +163,6 @@ class _Walk:
         factor = factor.expand(sets, size, size)
         middle = middle.expand(sets, size)
         # a start without finite density is replaced by further prior draws, a few times
-        x = prior[: chains * sets].reshape(chains, sets, size).clone()
         found = density(x)
         for _ in range(20):
             lost = ~torch.isfinite(found)
@@ -207,6 +212,12 @@ class _Walk:
         middle = pooled.mean(1)
         factor = torch.stack([_factor(part) for part in pooled - middle[:, None]]) * np.sqrt(_INFLATE)
         return _Walk(self.x, self.log_density, middle, factor, torch.zeros_like(self.tuned))
+
+
+def _densest(density: Any, prior: Tensor, chains: int, sets: int) -> Tensor:
+    """Return the draws (n, d) that are densest under each data set, (chains, sets, d)."""
+    parts = [density(part[:, None].expand(-1, sets, -1)) for part in prior.split(256)]
+    return prior[torch.cat(parts).topk(chains, 0).indices]
 
 
 def _factor(centred: Tensor) -> Tensor:
