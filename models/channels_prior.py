@@ -1,11 +1,11 @@
 """A learnt prior of channel maps: the decoder of a variational autoencoder, and its stored weights.
 
     w ~ Normal(0, I),  w in R^8
-    x_i ~ Bernoulli(sigmoid(d_i(w)))        cell i of 16 x 16 is a channel; d: a perceptron 8 -> 128 -> 256 -> 256
+    x_i ~ Normal(sigmoid(d_i(w)), 0.1)      share of channel in cell i of 16 x 16; d: a perceptron 8 -> 128 -> 256 -> 256
     f_i(w) = contrast sigmoid(d_i(w))       log-permeability of the cell, between those of ground and channel
 
 Trained on 10,000 maps of ``datasets.channels`` by the ELBO. What an inverse problem takes from it is f alone, the
-mean map of w. Its maps are grey at the banks of a channel, where the maps it learnt from are black or white.
+mean map of w.
 
     models/data/channels_prior.safetensors    the decoder, float32
     models/data/channels_prior.json           command, seed, versions, metrics;  python benchmarks/channels_prior.py
@@ -23,7 +23,6 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -32,30 +31,26 @@ from .networks import mlp
 
 LATENTS = 8
 HIDDEN = (128, 256)
+BLUR = 0.1
 WEIGHTS = "data/channels_prior.safetensors"
 
 
 class ChannelVAE(PyroModule):
-    """The autoencoder's generative model of one map x, shape (256,), zeros and ones, x fastest.
-
-    Attributes:
-        weight: of the map's log-likelihood; more than one keeps all codes in use at the start of a training.
-    """
+    """The autoencoder's generative model of one map x, shape (256,), in [0, 1], x fastest."""
 
     origin: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.decoder, self.weight = mlp([LATENTS, *HIDDEN, CELLS**2]), 1.0
+        self.decoder = mlp([LATENTS, *HIDDEN, CELLS**2])
         self.register_buffer("origin", torch.zeros(LATENTS))
 
     def forward(self, x: Tensor | None = None) -> Tensor:
-        """Sample w and observe x; return the logits."""
+        """Sample w and observe x; return its mean."""
         w = pyro.sample("w", dist.Normal(self.origin, 1.0).to_event(1))
-        logits = self.decoder(w)
-        with poutine.scale(scale=self.weight):
-            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
-        return logits
+        share = torch.sigmoid(self.decoder(w))
+        pyro.sample("x", dist.Normal(share, BLUR).to_event(1), obs=x)
+        return share
 
 
 class GenerativeField(nn.Module):

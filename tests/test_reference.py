@@ -57,6 +57,19 @@ def test_a_chain_that_has_not_converged_is_not_trusted():
     assert not short.trusted()
 
 
+def test_pcn_may_start_at_the_densest_of_many_prior_draws():
+    options = {"datasets": True, "chains": 4, "draws": 1, "warmup": 8, "thin": 1, "seed": 3, "progress": False}
+    mean, covariance = MODEL.posterior(Y)
+    sd = covariance.diagonal()[:2].sqrt().numpy()
+    away = []
+    for candidates in (None, 20_000):
+        found = pcn(MODEL, {"y": Y}, candidates=candidates, **options)
+        away.append(np.abs((found.draws["z"][:, 0] - mean[:, :2].numpy()) / sd).mean())
+    assert away[1] < 3 < away[0]
+    with pytest.raises(ValueError, match="candidates: got 2, expected a whole number of at least 4"):
+        pcn(MODEL, {"y": Y}, **{**options, "candidates": 2})
+
+
 def test_pcn_takes_models_with_plates():
     model, y = Plated(), simulate(Plated(), 3, seed=1)["y"]
     found = pcn(model, {"y": y}, datasets=True, draws=300, warmup=800, thin=3, progress=False)
