@@ -43,8 +43,8 @@ from physzoo.models import get
 from physzoo.models.channel_darcy import CONTRAST, ChannelDarcy
 from physzoo.models.datasets.channels import CELLS, generate
 
-SETS, DATASETS, DRAWS = {"model": 5, "generator": 2}, 512, 3000
-ALONE = {"steps": 700, "learning_rate": 3e-3, "particles": 32}
+SETS, DATASETS, DRAWS = {"model": 5, "generator": 2}, 512, 2000
+ALONE = {"steps": 500, "learning_rate": 3e-3, "particles": 32}
 THIN, HELD_OUT = 10, 2000
 PATCH = 4  # cells on a side of the patches whose mean is looked at
 SLACK = 0.05  # of the contrast: the decoder reaches neither ground nor channel exactly
