@@ -55,7 +55,7 @@ Row = dict[str, Any]
 def amortised(seed: int, quick: bool) -> tuple[ChannelDarcy, AmortizedGuide, float]:
     """Return the model, its guide as the recipe trains it, and the CPU seconds."""
     animal, started = get("channel_darcy"), time.process_time()
-    model, recipe = animal.model().eval(), animal.recipe
+    model, recipe = animal.model(), animal.recipe
     guide = amortize(model, recipe.encoder, recipe.family, example=animal.data(), seed=seed, **recipe.options)
     share = 20 if quick else 1
     pairs = simulated_once(model, guide, recipe.simulations // share, recipe.batch_size, seed=seed)

@@ -63,7 +63,11 @@ class GenerativeField(nn.Module):
 
     def __init__(self, decoder: nn.Module, contrast: float) -> None:
         super().__init__()
-        self.decoder, self.contrast = copy.deepcopy(decoder).requires_grad_(False), contrast
+        self.decoder, self.contrast = copy.deepcopy(decoder), contrast
+        for layer in self.decoder.modules():
+            for name, value in list(layer.named_parameters(recurse=False)):
+                delattr(layer, name)
+                layer.register_buffer(name, value.detach())
 
     def forward(self, w: Tensor) -> Tensor:
         """Return the log-permeability of the cells, shape (..., cells), zero in the ground."""
