@@ -18,7 +18,8 @@ measured in benchmarks/channel_darcy.py, as is the point estimate of Lopez-Alvis
 
     minimise  |G(f(w)) - y|^2 / s^2 + beta (|w| - mu)^2,      mu = E|w|, the mean of a chi law of 8 degrees,
 
-see ``physzoo.inference.point_estimate``.
+see ``physzoo.inference.point_estimate``. The recipe is of one data set. An amortised guide of 300,000 simulations gets the
+codes' ranks right and fits the data too loosely: its log-likelihood is rejected there.
 
 Source: Xia, Liao, Li, arXiv:2302.11173 (VI under a generative prior); Lopez-Alvis, Laloy, Nguyen, Hermans,
 arXiv:2008.12056 (point estimate); set-up by physzoo.
@@ -134,14 +135,7 @@ register(
             "y": Quantity("head in a well", "1", ("well",)),
         },
         recipe=Recipe(
-            family="spline",
-            encoder="mlp",
-            objective="forward_kl",
-            steps=4000,
-            batch_size=512,
-            simulations=300_000,
-            learning_rate=2e-3,
-            options={"transforms": 3},
+            family="spline", encoder=None, steps=1000, particles=32, learning_rate=3e-3, options={"tail": 10.0}
         ),
         priors={"w": "Normal(0, 1), each entry", "u": "flat (residual likelihood only)"},
         source="Xia, Liao, Li, arXiv:2302.11173; Lopez-Alvis et al., arXiv:2008.12056; set-up by physzoo",
