@@ -42,7 +42,6 @@ def main() -> None:
     black = {"shape": (3, SIZE, SIZE), "code": BLACK_CODE, "hidden": (256, 512)}
     rows = [
         full,
-        Row("one number a cell", Galaxy, {"size": SIZE, "code": 1}, full.training, most=BASELINES),
         Row("without regularisers", Galaxy, full.options, plain.training, most=BASELINES),
         Row("physics alone", Galaxy, {"size": SIZE, "code": 0}, plain.training, most=BASELINES),
         Row(
