@@ -155,7 +155,7 @@ def _grey_box(name: str, say: Callable[[Row], str]) -> tuple[str, str, str] | No
     if not (RESULTS / f"{name}.json").exists():
         return None
     stored = table(name)
-    row = next((row for row in lines_of(stored) if row["row"] == "grey box" and row["seeds"] > 1), None)
+    row = next((row for row in lines_of(stored) if row["row"] == "grey box"), None)
     if row is None:
         return None
     data = "simulated test data"
@@ -165,7 +165,8 @@ def _grey_box(name: str, say: Callable[[Row], str]) -> tuple[str, str, str] | No
             + ("simulated" if stored["facts"]["data"].startswith("synth") else "measured")
             + " walking"
         )
-    return f"`{name}` on {data}, mean of {row['seeds']} trainings", say(row), name
+    many = "one training" if row["seeds"] == 1 else f"mean of {row['seeds']} trainings"
+    return f"`{name}` on {data}, {many}", say(row), name
 
 
 def _of(row: Row, metric: str, form: str) -> str:
@@ -201,7 +202,14 @@ def _locomotion(row: Row) -> str:
 
 def _galaxy(row: Row) -> str:
     covered = ", ".join(f"{100 * row[f'{site}_covered_95']:.0f}" for site in ("I0", "A", "e", "angle"))
-    return f"95 % intervals of I0, A, e, angle cover {covered} %; MAE {row['mae']:.3g} (noise floor 0.0120)"
+    bare = next((row for row in lines_of(table("galaxy")) if row["row"] == "without regularisers"), None)
+    without = (
+        ""
+        if bare is None
+        else ", ".join(f"{100 * bare[f'{site}_covered_95']:.0f}" for site in ("I0", "A", "e", "angle"))
+    )
+    beside = f" (without regularisers and stages {without} %)" if without else ""
+    return f"95 % intervals of I0, A, e, angle cover {covered} %{beside}; MAE {row['mae']:.3g} (noise floor 0.0120)"
 
 
 GREY_BOXES: dict[str, Callable[[Row], str]] = {
