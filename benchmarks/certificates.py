@@ -53,6 +53,14 @@ def darcy2d(rows: Rows) -> dict[str, Any]:
     return {"c2st": row["c2st"], "calibration": f"k-hat {row['k_hat']:.2f}; {verdict}"}
 
 
+def aristoff_bangerth(rows: Rows) -> dict[str, Any]:
+    row = next(row for row in rows if row["row"] == "flow")
+    return {
+        "calibration": f"own HMC: {row['means_within_0.15_sd']} of 64 means within 0.15 sd, {row['sds_within_15_percent']} of 64 "
+        f"sds within 15 %; k-hat {row['k_hat']:.2f}"
+    }
+
+
 def lotka_volterra(rows: Rows) -> dict[str, Any]:
     return {
         "c2st": sum(row["c2st"] for row in rows) / len(rows),
@@ -90,6 +98,7 @@ SOURCES: dict[str, tuple[str, Callable[[Rows], dict[str, Any]]]] = {
     "channel_darcy": ("channel_darcy", channel_darcy),
     **{name: (name, grey_box) for name in ("pendulum", "advection_diffusion", "galaxy", "locomotion")},
     "locomotion_attentive_flow": ("locomotion_attentive_flow", partial(grey_box, name="attentive flow")),
+    "aristoff_bangerth": ("aristoff_bangerth", aristoff_bangerth),
     "lotka_volterra_benchmark": ("lotka_volterra_benchmark", lotka_volterra),
 }
 
