@@ -282,11 +282,13 @@ def locomotion_guide(
 
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
+        encoder_of_rest = encoder(rest, example)
         guide = cleansing_guide(
             model, example, data=data, seed=seed, family=family, physics_family=physics_family,
-            encoder=encoder(rest, example), physics_encoder=encoder(physics, {"x": example["x"]}), **options,
+            encoder=encoder_of_rest, physics_encoder=encoder(physics, {"x": example["x"]}), **options,
         )  # fmt: skip
-    assert guide.codes is not None
+    if guide.codes is None:
+        raise ValueError("model: got one without a code of the correction, expected correction_code of at least 1")
     start_at(guide.physics, physics)
     if physics_steps:
         from ..inference.data import DataSets  # a default only, so that the models load without the driver
@@ -298,8 +300,6 @@ def locomotion_guide(
         )  # fmt: skip
         drawn = guide.physics.sample({"x": data}, 32)
         rest = model.start_correction(data, joined(drawn, tuple(model.sites)).mean(0))
-        encoder_of_rest = guide.codes.encoder
-        assert isinstance(encoder_of_rest, SkipEncoder)
         encoder_of_rest.begin(rest)
     start_at(guide.codes, rest)
     return guide

@@ -156,9 +156,14 @@ class SkipEncoder(Encoder):
 
 @torch.no_grad()
 def start_at(guide: AmortizedGuide, code: LinearCode) -> None:
-    """Let a guide with a ``SkipEncoder`` and a family with an affine end start at Normal(linear code of x, sd^2)."""
+    """Let a guide with a ``SkipEncoder`` and a family with an affine end start at Normal(linear code of x, sd^2).
+
+    Raises:
+        TypeError: another encoder.
+    """
     size, encoder, head = len(code.bias), guide.encoder, guide.family.affine.head  # type: ignore[union-attr]
-    assert isinstance(encoder, SkipEncoder)
+    if not isinstance(encoder, SkipEncoder):
+        raise TypeError(f"guide: got the encoder {type(encoder).__name__}, expected a SkipEncoder")
     unit = guide.tril.diagonal()
     encoder.weight.copy_(encoder.weight / unit[:, None])
     encoder.shift.copy_((encoder.shift - guide.loc) / unit)
