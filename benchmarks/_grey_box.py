@@ -148,7 +148,7 @@ def train(row: Row, splits: Splits, seed: int, folder: Path) -> tuple[nn.Module,
             clocks.append(_Clock(objective, last))
             return clocks[0]
 
-        guide_last(model, guide, finish, replace(options, checkpoint=last), around=timed)
+        guide_last(model, guide, finish, replace(options, checkpoint=last), data=splits.train.data, around=timed)
         seconds += clocks[0].stop()
     return model, guide, seconds
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from ..guides.arguments import check_mask, check_observed
@@ -56,11 +57,15 @@ class Simulator:
         batch_size: data sets a step.
         given: arguments that are not drawn (masks, covariates), the same for all data sets.
         corrupt: applied to the drawn data before they are seen, e.g. to draw masks.
+        seen: values of some unknowns, site -> (N, *site shape). Half of the data sets of a step take theirs from a row of
+            these instead of the prior, and draw the rest of the model around them: where the prior is learnt and simple,
+            as a code's, what is inferred from data shows what the prior does not hold.
     """
 
     batch_size: int = 256
     given: Data | None = None
     corrupt: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    seen: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1)
@@ -68,6 +73,8 @@ class Simulator:
         check_mask(self.given or {}, "given")
         if self.corrupt is not None:
             function("corrupt", self.corrupt)
+        if self.seen is not None:
+            count(self.seen)
 
 
 Source = Mapping[str, Any] | DataSets | Simulator
@@ -171,6 +178,12 @@ class Batches:
     def _simulated(self, source: Simulator, size: int) -> Batch:
         given = dict(source.given or {})
         drawn = simulate(self.model, size, given, nesting=self.nesting)
+        if source.seen:
+            half = size // 2
+            rows = torch.randint(count(source.seen), (half,))
+            known = poutine.condition(self.model, {name: value[rows] for name, value in source.seen.items()})
+            around = simulate(known, half, given, nesting=self.nesting) if half else {}
+            drawn = {name: torch.cat([around[name], value[half:]]) if half else value for name, value in drawn.items()}
         latents = {name: drawn[name] for name in self.latent_names}
         data = {name: value for name, value in drawn.items() if name in self.example}
         for name, value in given.items():

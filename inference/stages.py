@@ -9,7 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ..guides.sites import seeded
 from .data import Simulator
+from .densities import count
 from .fit import Fit, fit
 from .grey_box import DrawnCodesKL
 from .objectives import ForwardKL, Objective
@@ -39,18 +44,48 @@ def guide_last(
     stage: Mapping[str, Any],
     settings: FitOptions,
     given: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
     around: Callable[[Objective], Objective] | None = None,
 ) -> Fit:
     """Fit the guide to simulations of the trained model, whose posterior it becomes.
 
     Args:
         model, guide: as the main fit left them.
-        stage: {"steps":, "learning_rate":, "batch_size":}, and "drawn_codes": True for ``DrawnCodesKL``.
+        stage: {"steps":, "learning_rate":, "batch_size":}; "drawn_codes": True for ``DrawnCodesKL``; "seen_codes": True to
+            take the codes of half of the simulations from those that the guide draws for ``data``.
         settings: of the main fit, with a checkpoint of its own.
         given: what the model is given beside the observed sites, e.g. a mask.
+        data: the data sets of the main fit, (N, ...) each.
         around: objective -> one that also counts or reports.
     """
     changes = {"steps": stage["steps"], "learning_rate": stage["learning_rate"], "held_out": None, "patience": None}
-    source = Simulator(stage["batch_size"], given=given)
+    seen = codes_of(guide, data or {}, settings.seed) if stage.get("seen_codes") else None
+    source = Simulator(stage["batch_size"], given=given, seen=seen)
     objective: Objective = DrawnCodesKL() if stage.get("drawn_codes") else ForwardKL()
     return fit(model, guide, source, objective if around is None else around(objective), replace(settings, **changes))
+
+
+@torch.no_grad()
+def codes_of(guide: Any, data: Mapping[str, Any], seed: int, rows: int = 1024) -> dict[str, Tensor]:
+    """Return one draw of the codes of each data set: site -> (N, *site shape).
+
+    Args:
+        guide: guide of a grey-box model, with ``codes``.
+        data: (N, ...) each.
+        seed: of the draws.
+        rows: data sets at a time.
+
+    Raises:
+        ValueError: no data.
+        TypeError: the guide has no codes.
+    """
+    if getattr(guide, "codes", None) is None:
+        raise TypeError(f"guide: got {type(guide).__name__} without codes, expected the guide of a grey-box model")
+    if not data:
+        raise ValueError("data: got none, expected the data sets whose codes are wanted")
+    with seeded(seed):
+        parts = [
+            guide.codes.sample({name: value[at : at + rows] for name, value in data.items()}, 1)
+            for at in range(0, count(data), rows)
+        ]
+    return {name: torch.cat([part[name].squeeze(0) for part in parts]) for name in parts[0]}

@@ -28,7 +28,7 @@ from ufl.algorithms.expand_indices import expand_indices
 
 from .fem_compiled import local_dofs
 from .fem_integrand import VALUE, Factors, Reader, UnsupportedForm, times
-from .sparse import SparseMatrix, batch_last
+from .sparse import SparseMatrix, batch_last, sum_of_products
 
 if TYPE_CHECKING:
     from .fem_assembly import System
@@ -107,7 +107,12 @@ class TabulatedResidual:
         self.names = {parameter: name for name, parameter in system.parameters.items()}
         self.state = system.u
         expanded = expand_indices(expand_derivatives(system.form))
-        self.integrals = [_Integral(integral, self) for integral in expanded.integrals()]
+        alike: dict[int, list[Any]] = {}  # integrands by quadrature degree
+        for integral in expanded.integrals():
+            if integral.integral_type() != "cell" or integral.subdomain_id() not in ("everywhere", (-1,), -1):
+                raise UnsupportedForm(f"a measure {integral.integral_type()} on {integral.subdomain_id()}")
+            alike.setdefault(int(integral.metadata()["quadrature_degree"]), []).append(integral.integrand())
+        self.integrals = [_Integral(sum(parts[1:], parts[0]), degree, self) for degree, parts in alike.items()]
         example = {name: torch.zeros(1, *_shape(p), dtype=torch.float64) for p, name in self.names.items()}
         with torch.no_grad():
             self(torch.zeros(1, self.free.size, dtype=torch.float64), example)  # what is not supported says so now
@@ -139,15 +144,17 @@ def _shape(parameter: Any) -> tuple[int, ...]:
 class _Integral:
     """One integral over all cells: its expression, points, and the tables of its fields and test functions."""
 
-    def __init__(self, integral: Any, owner: TabulatedResidual) -> None:
-        if integral.integral_type() != "cell" or integral.subdomain_id() not in ("everywhere", (-1,), -1):
-            raise UnsupportedForm(f"a measure {integral.integral_type()} on {integral.subdomain_id()}")
+    def __init__(self, integrand: Any, degree: int, owner: TabulatedResidual) -> None:
         self.owner = owner
-        self.expression = integral.integrand()
-        self.geometry = Geometry(owner.space.mesh, int(integral.metadata()["quadrature_degree"]))
+        self.expression = integrand
+        self.geometry = Geometry(owner.space.mesh, degree)
         self._tables: dict[Any, tuple[SparseMatrix, bool, np.ndarray | None]] = {}
         self._test_tables: dict[Any, tuple[Any, bool]] = {}
         self._together: dict[Any, SparseMatrix] = {}
+        cells, points = self.geometry.weights.shape
+        pointers, columns = points * np.arange(cells + 1), np.arange(cells * points)
+        weights = self.geometry.weights.ravel()
+        self.over_points = SparseMatrix(sparse.csr_array((weights, columns, pointers), shape=(cells, cells * points)))
         self._numbers: dict[Any, Tensor] = {}
 
     def __call__(self, u: Tensor, fields: Mapping[str, Tensor]) -> Tensor:
@@ -159,7 +166,11 @@ class _Integral:
         found = [self._against(key, coefficient, u, sums) for key, coefficient in linear.items()]
         constant = {key: part for key, part in zip(linear, found, strict=True) if part.shape[-1] == 1}
         others = {key: part for key, part in zip(linear, found, strict=True) if part.shape[-1] > 1}
-        parts = [self._tests(tuple(group))(torch.cat([*group.values()])) for group in (others, constant) if group]
+        parts = [
+            sum_of_products([self._tests(key) for key in group], [*group.values()])
+            for group in (others, constant)
+            if group
+        ]
         total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         return total.expand(-1, u.shape[-1])
 
@@ -177,7 +188,7 @@ class _Integral:
         else:
             place = id(coefficient.point)
             if place not in sums:
-                sums[place] = torch.bmm(weights.mT, coefficient.point)  # (cells, 1, batch)
+                sums[place] = self.over_points(coefficient.point.flatten(0, 1)).unsqueeze(1)  # (cells, 1, batch)
             found = torch.as_tensor(times(sums[place], coefficient.cell))
         return found.flatten(0, 1)
 
@@ -187,11 +198,11 @@ class _Integral:
             self._test_tables[key] = sparse.csr_array(table.T)[self.owner.free], once
         return self._test_tables[key]
 
-    def _tests(self, keys: tuple[tuple[int, int | None], ...]) -> SparseMatrix:
-        """The transposed tables of several values and derivatives of the test function, side by side."""
-        if keys not in self._together:
-            self._together[keys] = SparseMatrix(sparse.hstack([self._test(key)[0] for key in keys]))
-        return self._together[keys]
+    def _tests(self, key: tuple[int, int | None]) -> SparseMatrix:
+        """The transposed table of a value or derivative of the test function."""
+        if key not in self._together:
+            self._together[key] = SparseMatrix(self._test(key)[0])
+        return self._together[key]
 
     def numbers(self, name: Any, make: Callable[[], np.ndarray], like: Tensor) -> Tensor:
         """Return an array in the dtype and on the device of a tensor, held by its name."""
@@ -200,20 +211,15 @@ class _Integral:
             self._numbers[key] = torch.from_numpy(np.ascontiguousarray(make())).to(like)
         return self._numbers[key]
 
-    def table(self, function: Any, component: int, gradient: bool) -> tuple[SparseMatrix, bool, Any]:
-        """Return the matrix of a field's value or gradient, of the free dofs for the state, and what conditions hold.
+    def table(self, function: Any, component: int, derivative: int | None) -> tuple[SparseMatrix, bool, Any]:
+        """Return the matrix of a field's value or derivative, of the free dofs for the state, and what conditions hold.
 
-        A gradient's axes stand one below the other. The flag tells whether there is one row a cell or one a point.
+        The flag tells whether there is one row a cell or one a point.
         """
-        key = function, component, gradient
+        key = function, component, derivative
         if key not in self._tables:
-            axes = range(self.geometry.dimension) if gradient else (VALUE,)
-            tables, flags = zip(
-                *(self.geometry.table(function.function_space, component, axis) for axis in axes), strict=True
-            )
-            table, once, held = sparse.csr_array(sparse.vstack(tables)), all(flags), None
-            if once is not any(flags):
-                raise UnsupportedForm(f"the element {function.function_space.ufl_element()}")
+            table, once = self.geometry.table(function.function_space, component, derivative)
+            held = None
             if function is self.owner.state:
                 held = (table[:, self.owner.fixed] @ self.owner.boundary)[:, None]
                 table = table[:, self.owner.free]
@@ -226,17 +232,10 @@ class _Samples:
 
     def __init__(self, integral: _Integral, u: Tensor, fields: Mapping[str, Tensor]) -> None:
         self.integral, self.u, self.fields = integral, u, fields
-        self._gradients: dict[Any, tuple[Tensor, ...]] = {}
 
     def field(self, function: Any, component: int, derivative: int | None) -> Factors:
-        matrix, once, held = self.integral.table(function, component, derivative is not VALUE)
-        if derivative is VALUE:
-            found = self._of(function, matrix, held, ("value", function, component))
-        else:
-            if (function, component) not in self._gradients:
-                whole = self._of(function, matrix, held, ("gradient", function, component))
-                self._gradients[function, component] = whole.chunk(self.integral.geometry.dimension)
-            found = self._gradients[function, component][derivative]
+        matrix, once, held = self.integral.table(function, component, derivative)
+        found = self._of(function, matrix, held, (function, component, derivative))
         found = found.unflatten(0, (self.integral.geometry.cells, -1))
         return Factors(None, found) if once else Factors(found, 1.0)
 

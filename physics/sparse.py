@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import scipy.sparse as sparse
@@ -43,18 +44,45 @@ class SparseMatrix:
 
 
 def _compressed(matrix: Any, like: Tensor) -> Tensor:
-    pointers, columns = (torch.from_numpy(part.astype("int64")) for part in (matrix.indptr, matrix.indices))
+    pointers, columns = (torch.from_numpy(part.astype("int32")) for part in (matrix.indptr, matrix.indices))
     values = torch.from_numpy(matrix.data.copy()).to(like.dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(pointers, columns, values, matrix.shape, check_invariants=False).to(like.device)
 
 
+def sum_of_products(matrices: Sequence[SparseMatrix], columns: Sequence[Tensor]) -> Tensor:
+    """Return sum_i A_i x_i for columns x_i of shape (n_i, batch), without intermediate sums."""
+    add: Any = _Sum.apply
+    return add(*(part for matrix, x in zip(matrices, columns, strict=True) for part in (x, *matrix._at(x))))
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        columns, matrices = parts[::3], parts[1::3]
+        ctx.pairs = matrices, parts[2::3]
+        out = columns[0].new_empty(matrices[0].shape[0], columns[0].shape[-1])
+        for i, (matrix, x) in enumerate(zip(matrices, columns, strict=True)):
+            out.addmm_(matrix, x.contiguous(), beta=float(i > 0))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        multiply: Any = _Multiply.apply
+        found: list[Any] = []
+        for i, pair in enumerate(zip(*ctx.pairs, strict=True)):
+            needed = ctx.needs_input_grad[3 * i]
+            found += [multiply(grad_outputs[0], *reversed(pair)) if needed else None, None, None]
+        return tuple(found)
+
+
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
         ctx.pair = matrix, transposed
-        return matrix @ x.contiguous()
+        out = x.new_empty(matrix.shape[0], x.shape[-1])
+        return out.addmm_(matrix, x.contiguous(), beta=0.0)  # matrix @ x would fill with zeros, copy and then multiply
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:

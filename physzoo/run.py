@@ -151,8 +151,9 @@ def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tup
 def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTree]:
     options, recipe = task.options, task.recipe
     source: Source = task.data
-    if task.splits is not None:
-        source = DataSets(task.splits.train.data, recipe.batch_size)
+    seen = None if task.splits is None else task.splits.train.data
+    if seen is not None:
+        source = DataSets(seen, recipe.batch_size)
     elif task.amortised:
         source = _simulations(task, clock)
     settings = FitOptions(
@@ -182,7 +183,7 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         with clock("finish") as note:
             finish, given = fewer_steps(training.finish, options.quick), unobserved(task.model, task.data)
             last = replace(settings, checkpoint=folder.file(FINISHED), checkpoint_every=max(1, finish["steps"] // 5))
-            note(_steps_and_loss(guide_last(task.model, task.guide, finish, last, given)))
+            note(_steps_and_loss(guide_last(task.model, task.guide, finish, last, given, seen)))
     task.model.to("cpu")
     task.guide.to("cpu")
     with clock("posterior") as note:

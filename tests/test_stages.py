@@ -10,8 +10,9 @@ from physzoo.folder import CHECKPOINT, FINISHED, BadInput
 from physzoo.guides.cleansing import cleansing_guide
 from physzoo.guides.sites import simulate
 from physzoo.inference.checkpoint import CheckpointError, load
+from physzoo.inference.data import Batches, Simulator
 from physzoo.inference.options import FitOptions
-from physzoo.inference.stages import physics_first
+from physzoo.inference.stages import codes_of, physics_first
 from physzoo.models.galaxy import TRAINING, Galaxy
 from physzoo.run import fit_only
 from physzoo.task import RunOptions, restore
@@ -111,3 +112,31 @@ def test_a_run_says_its_first_stage_and_a_resumed_one_does_not_repeat_it(tmp_pat
         "galaxy", tmp_path / "galaxy", RunOptions(steps=2, quick=True, resume=True, progress=False), say=said.append
     )
     assert not any(line.startswith("start") for line in said)
+
+
+def test_half_of_the_last_stage_is_simulated_around_codes_of_the_data() -> None:
+    """Their images are the decoder's at these codes; the other half has codes of the prior."""
+    torch.manual_seed(0)
+    model = Galaxy(size=12, code=2)
+    data = {"x": simulate(model, 30, seed=1)["x"]}
+    guide = cleansing_guide(model, {"x": data["x"][0]}, simulations=256, **TRAINING["guide"])
+    seen = codes_of(guide, data, seed=3, rows=8)
+    assert seen["z_A"].shape == (30, 2 * 3 * 3)
+    assert torch.equal(seen["z_A"], codes_of(guide, data, seed=3, rows=8)["z_A"])
+    batch = Batches(model, Simulator(21, seen=seen), seed=0).at(0)
+    assert batch.latents is not None
+    found = (batch.latents["z_A"][:, None] == seen["z_A"]).all(-1).any(1)
+    assert found.tolist() == [True] * 10 + [False] * 11
+    misfit = (batch.data["x"] - model.decode(batch.latents).full) / model.sd
+    assert 0.9 < float(misfit[:10].square().mean().detach()) < 1.1
+
+
+def test_codes_of_data_are_asked_of_a_guide_that_has_them_and_for_data() -> None:
+    model = Galaxy(size=12, code=0)
+    guide = cleansing_guide(model, {"x": torch.rand(3, 12, 12)}, simulations=64, **TRAINING["guide"])
+    with pytest.raises(TypeError, match="without codes"):
+        codes_of(guide, {"x": torch.rand(2, 3, 12, 12)}, 0)
+    model = Galaxy(size=12, code=2)
+    guide = cleansing_guide(model, {"x": torch.rand(3, 12, 12)}, simulations=64, **TRAINING["guide"])
+    with pytest.raises(ValueError, match="data: got none"):
+        codes_of(guide, {}, 0)
