@@ -5,6 +5,7 @@ Both stages minimise the forward KL, -log q(z | x) at (z, x) drawn from the mode
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from .fit import Fit, fit
 from .grey_box import DrawnCodesKL
 from .objectives import ForwardKL, Objective
 from .options import FitOptions
+from .reconstruction import robust_noise
 
 
 def physics_first(model: Any, guide: Any, stage: Mapping[str, Any], settings: FitOptions) -> Fit:
@@ -52,17 +54,34 @@ def guide_last(
     Args:
         model, guide: as the main fit left them.
         stage: {"steps":, "learning_rate":, "batch_size":}; "drawn_codes": True for ``DrawnCodesKL``; "seen_codes": True to
-            take the codes of half of the simulations from those that the guide draws for ``data``.
+            take the codes of half of the simulations from those that the guide draws for ``data``; "robust_noise": True to
+            set the model's noise first, by ``robust_noise`` of ``data``.
         settings: of the main fit, with a checkpoint of its own.
         given: what the model is given beside the observed sites, e.g. a mask.
         data: the data sets of the main fit, (N, ...) each.
         around: objective -> one that also counts or reports.
     """
+    if stage.get("robust_noise"):
+        settle_noise(model, guide, data or {}, settings.seed)
     changes = {"steps": stage["steps"], "learning_rate": stage["learning_rate"], "held_out": None, "patience": None}
     seen = codes_of(guide, data or {}, settings.seed) if stage.get("seen_codes") else None
     source = Simulator(stage["batch_size"], given=given, seen=seen)
     objective: Objective = DrawnCodesKL() if stage.get("drawn_codes") else ForwardKL()
     return fit(model, guide, source, objective if around is None else around(objective), replace(settings, **changes))
+
+
+@torch.no_grad()
+def settle_noise(model: Any, guide: Any, data: Mapping[str, Any], seed: int) -> None:
+    """Set the noise of a grey-box model that learnt it to what most of the data show (``robust_noise``).
+
+    Raises:
+        ValueError: no data, or a model whose noise is not learnt.
+    """
+    if getattr(model, "noise", None) != "learnt":
+        raise ValueError(f"model: got noise {getattr(model, 'noise', None)!r}, expected one that is 'learnt'")
+    if not data:
+        raise ValueError("data: got none, expected the data sets that show the noise")
+    model.log_scale.fill_(math.log(robust_noise(model, guide, data, seed=seed)))
 
 
 @torch.no_grad()

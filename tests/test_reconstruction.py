@@ -15,7 +15,7 @@ from toys import Decay
 from physzoo.guides.cleansing import cleansing_guide
 from physzoo.guides.sites import seeded, simulate
 from physzoo.inference.closed_forms import principal_components, training_mean
-from physzoo.inference.reconstruction import Evaluation, counterfactual, evaluate, evaluating, extrapolate
+from physzoo.inference.reconstruction import Evaluation, counterfactual, evaluate, evaluating, extrapolate, robust_noise
 from physzoo.models.baselines import BlackBox, black_box_guide
 from physzoo.models.grey_box import GreyBox
 from physzoo.physics.grey_box import Decoded
@@ -243,3 +243,21 @@ def test_a_grey_box_is_evaluated_as_it_comes() -> None:
     assert set(found.errors) == {"rate", "initial_state", "z_A1", "z_A2"}
     assert len(found.decomposition) == 4
     assert all(math.isfinite(value) for value in found.flat().values())
+
+
+def test_robust_noise_is_the_scale_of_most_residuals() -> None:
+    """On clean data it is their sd, three numbers less one slope; a few wild data sets move the sd and hardly move it."""
+    model, data, _ = example(2000)
+    clean = robust_noise(model, Exact(), data)
+    assert clean == pytest.approx(SD * math.sqrt(2 / 3), rel=0.06)
+    wild = {"x": data["x"].clone()}
+    wild["x"][::50, 0] += 40.0
+    evaluation = evaluate(model, Exact(), wild, draws=16)
+    assert math.sqrt(evaluation.sum_of_squares / 3) > 5 * SD
+    assert robust_noise(model, Exact(), wild) == pytest.approx(clean, rel=0.06)
+    assert robust_noise(model, Exact(), wild, sets=1) > 5 * SD
+    mask = torch.ones_like(wild["x"], dtype=torch.bool)
+    mask[::50] = False
+    assert robust_noise(model, Exact(), {**wild, "mask": mask}) == pytest.approx(clean, rel=0.02)
+    with pytest.raises(ValueError, match="sets"):
+        robust_noise(model, Exact(), data, sets=0)

@@ -12,7 +12,8 @@ from physzoo.guides.sites import simulate
 from physzoo.inference.checkpoint import CheckpointError, load
 from physzoo.inference.data import Batches, Simulator
 from physzoo.inference.options import FitOptions
-from physzoo.inference.stages import codes_of, physics_first
+from physzoo.inference.reconstruction import robust_noise
+from physzoo.inference.stages import codes_of, physics_first, settle_noise
 from physzoo.models.galaxy import TRAINING, Galaxy
 from physzoo.run import fit_only
 from physzoo.task import RunOptions, restore
@@ -140,3 +141,15 @@ def test_codes_of_data_are_asked_of_a_guide_that_has_them_and_for_data() -> None
     guide = cleansing_guide(model, {"x": torch.rand(3, 12, 12)}, simulations=64, **TRAINING["guide"])
     with pytest.raises(ValueError, match="data: got none"):
         codes_of(guide, {}, 0)
+
+
+def test_noise_is_settled_by_data_where_it_was_learnt() -> None:
+    model = Galaxy(size=12, code=2)
+    data = {"x": simulate(model, 20, seed=1)["x"]}
+    guide = cleansing_guide(model, {"x": data["x"][0]}, simulations=64, **TRAINING["guide"])
+    settle_noise(model, guide, data, seed=2)
+    assert float(model.sd) == pytest.approx(robust_noise(model, guide, data, seed=2), rel=1e-5)
+    with pytest.raises(ValueError, match="got none"):
+        settle_noise(model, guide, {}, seed=2)
+    with pytest.raises(ValueError, match="got noise 'fixed'"):
+        settle_noise(Galaxy(size=12, code=2, noise="fixed"), guide, data, seed=2)
