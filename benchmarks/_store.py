@@ -68,8 +68,8 @@ class Rows(list[dict[str, Any]]):
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         self.made = {tuple(key): row for key, row in map(json.loads, text.splitlines())}
 
-    def add(self, key: Sequence[Any], make: Callable[[], dict[str, Any]]) -> None:
-        """Append the row of ``key`` (numbers and strings), made now unless an earlier run has made it, and print it."""
+    def add(self, key: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Append and return the row of ``key`` (numbers and strings), made now unless an earlier run has; print it."""
         row = self.made.get(tuple(key))
         if row is None:
             row = _plain(make())
@@ -78,6 +78,7 @@ class Rows(list[dict[str, Any]]):
                 file.write(json.dumps([list(key), row]) + "\n")
         self.append(row)
         print(row, flush=True)
+        return row
 
     def done(self) -> None:
         """Forget the kept rows: the table is stored."""
