@@ -153,7 +153,7 @@ class InverseHead:
     def train(self, name: str, steps: int) -> dict[str, Any]:
         """Train what ``name`` says, "head alone" or "together", for some steps more and return the line."""
         together, guide = name == "together", self.guide()
-        guide.net.requires_grad_(together)
+        guide.net.requires_grad_(together).train(together)
         began = time.process_time()
         options: dict[str, Any] = {"seed": self.seed, "max_skipped": 50, "progress": False}
         fit(self.model, guide, {}, ELBO(256), steps=steps, learning_rate=5e-4 if together else 2e-3, **options)

@@ -67,11 +67,10 @@ class Galerkin(Problem):
 
     def _matrix(self, z: Unknowns) -> tuple[Tensor, Tensor]:
         """S' A(z) S, (..., m, m), and r_S(0, z), (..., m), from m + 1 residuals."""
-        if not isinstance(z, Tensor):
-            raise TypeError(f"z got {shown(z)}, expected a tensor")
+        rows = floats("z", z, None)[..., None, :]
         columns = torch.eye(self.basis.shape[1], dtype=self.basis.dtype, device=self.basis.device)
-        at_zero = self.residual(0 * columns[:1], z[..., None, :])
-        return (self.residual(columns, z[..., None, :]) - at_zero).mT, at_zero[..., 0, :]
+        at_zero = self.residual(0 * columns[:1], rows)
+        return (self.residual(columns, rows) - at_zero).mT, at_zero[..., 0, :]
 
 
 def sines(nodes: int, modes: int, dtype: torch.dtype | None = None) -> Tensor:

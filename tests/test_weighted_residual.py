@@ -203,7 +203,7 @@ def test_random_points_converge_to_the_finite_elements_and_hold_the_boundary():
     z = torch.linspace(-0.8, 0.8, 5, dtype=torch.float64)
     errors = []
     middle = -1 + (torch.arange(2048, dtype=torch.float64) + 0.5) / 1024
-    for modes in (6, 10, 14):
+    for modes in (6, 10, 16):
         problem = Collocation(modes, dtype=torch.float64)
         field = lambda z, p=problem: p.conductivity(z, middle).log()  # noqa: E731
         elements = Elliptic1D(field, [0.0], 2048, domain=(-1.0, 1.0), dtype=torch.float64)
@@ -211,7 +211,7 @@ def test_random_points_converge_to_the_finite_elements_and_hold_the_boundary():
         errors.append(float((problem.state(c, elements.nodes[1:-1]) - fine).norm() / fine.norm()))
         ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
         torch.testing.assert_close(problem.state(c, ends), 0 * ends)
-    assert errors[0] > 10 * errors[1] > 50 * errors[2]
+    assert errors[0] > 50 * errors[1] > 500 * errors[2]
     assert errors[2] < 1e-3
 
 
