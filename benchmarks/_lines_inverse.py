@@ -177,7 +177,7 @@ def weighted_residual(stored: dict[str, Any]) -> list[Line]:
     plain = {row["case"]: row for row in rows if row.get("guide") == "plain network"}
 
     def shown(name: str, row: dict[str, Any]) -> str:
-        beside = f" (plain network {plain[name]['kl_per_dof']:.2g})" if name in plain else ""
+        beside = f" (plain network, median {plain[name]['median_kl_per_dof']:.2g})" if name in plain else ""
         l2, seconds = 100 * row["relative_l2"], row["cpu_seconds"]
         return f"{name} {row['kl_per_dof']:.2g}{beside}, {l2:.2g} %, {seconds:.0f} CPU s"
 

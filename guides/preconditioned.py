@@ -50,7 +50,7 @@ class PreconditionedGuide(StateGuide):
     is that of T and D: no determinant of A. Training by the reverse KL makes B the inverse; it starts at the scaled one.
 
     The mean adds ``steps`` steps that minimise |r| over the directions so far (w_k = <r, A d_k> / |A d_k|^2), so none of them
-    makes the fit worse, and with the B that is learnt each is worth a digit or two. One step is B f but for its length.
+    makes the fit worse; the better B, the more each is worth. One step is B f but for its length.
 
     With ``energy=True`` the target is exp(-E / s_r^2) of an energy with dE/du = r, which is N(A^-1 f, s_r^2 A^-1) (Dirichlet's
     energy, or half a sum of squares that r is the gradient of): then u = m + s_r D V L^-1/2 [T, 0; 0, I] e, and the steps
@@ -86,7 +86,6 @@ class PreconditionedGuide(StateGuide):
     """
 
     reference: Tensor
-    centre: Tensor
     waves: Tensor
     diagonal: Tensor
     stiffness: Tensor
@@ -160,10 +159,9 @@ class PreconditionedGuide(StateGuide):
 
     def matrix(self, z: Tensor) -> Tensor:
         """Return dr/du at z, shape (..., n, n), from n + 1 evaluations of the residual."""
-        size = self.size
-        unit = torch.eye(size, dtype=z.dtype, device=z.device)
+        unit = torch.eye(self.size, dtype=z.dtype, device=z.device)
         taken = self._taken(z[..., None, :])
-        zero = self._problem[0].residual(unit.new_zeros(1, size), taken)
+        zero = self._problem[0].residual(unit.new_zeros(1, self.size), taken)
         return (self._problem[0].residual(unit, taken) - zero).mT
 
     def _taken(self, z: Tensor) -> Any:

@@ -89,6 +89,22 @@ def test_two_sums_of_columns_give_the_diagonal_of_a_tridiagonal_operator():
     torch.testing.assert_close(scaling, exact)
 
 
+def test_the_diagonal_of_any_sparse_operator_takes_few_sums():
+    """Seven neighbours on a 6 x 6 grid, as of linear triangles: as many sums as colours."""
+    cell = torch.arange(36)
+    x, y = cell % 6, cell // 6
+    dx, dy = x[:, None] - x, y[:, None] - y
+    near = ((dx.abs() + dy.abs() <= 1) | ((dx == dy) & (dx.abs() == 1))).double()
+    values = draws(36, 36)
+    matrix = near * (values + values.T) + 20 * torch.eye(36, dtype=torch.float64)
+    problem = type("Sparse", (), {"residual": staticmethod(lambda u, z: z[..., :1].exp() * (u @ matrix) - 1)})()
+    guide = guide_of(problem, 36)
+    assert 3 <= len(guide.probes) <= 7
+    torch.testing.assert_close(guide.probes.sum(0), torch.ones(36, dtype=torch.float64))
+    z = draws(4, 8)
+    torch.testing.assert_close(guide._operator(z).scaling, (-0.5 * z[:, :1]).exp().expand(4, 36))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_brings_the_mean_closer_and_as_many_as_entries_solve(name):
     make, size, options = CASES[name]
@@ -163,6 +179,17 @@ def test_stock_svi_trains_it_as_the_state_of_an_inverse_problem():
     assert all((old != new).any() for old, new in zip(before, guide.parameters(), strict=True))
 
 
+def test_virtual_pairs_put_the_head_in_the_place_of_the_prior():
+    inverse = import_module("_weighted_inverse")
+    target = benchmark.hats(2)
+    model, z = inverse.VirtualPairs(target, 0), draws(1, 2)[0]
+    u = bar(2).solve(z) + 1e-6 * draws(1, 63, 1)[0]
+    trace = pyro.poutine.trace(pyro.poutine.condition(model, {"z": z, "u": u})).get_trace()
+    flat = dist.Normal(0.0, weighted.STATE_SCALE).log_prob(u).sum()
+    expected = flat - target.energy(u, z, target.scale) + model.head.log_prob({"z": z}, {"u": inverse.seen(u)})
+    torch.testing.assert_close(trace.log_prob_sum(), expected, rtol=1e-9, atol=1e-6)
+
+
 def test_what_does_not_fit_is_refused():
     origin = torch.zeros(8, dtype=torch.float64)
     problem = bar()
@@ -197,6 +224,9 @@ def test_all_sines_are_all_hats_and_few_of_them_are_the_best_in_energy():
 
     assert all((energy(c + 1e-3 * move) > energy(c)).all() for move in draws(5, 6))
     torch.testing.assert_close(few.residual(few.solve(z, residual=c), z), c)
+    z, c = z[0].requires_grad_(), c[0].detach().requires_grad_()
+    assert torch.autograd.gradcheck(few.residual, (c, z))
+    assert torch.autograd.gradcheck(few.solve, (z,))
 
 
 def test_random_points_converge_to_the_finite_elements_and_hold_the_boundary():
