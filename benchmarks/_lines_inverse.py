@@ -187,9 +187,20 @@ def weighted_residual(stored: dict[str, Any]) -> list[Line]:
     )
     fitted = [row for row in rows if row["part"] == "q(u | z) q(z)"]
     found = "; ".join(f"{row['case']}: {row['tv_max']:.3f} (worst of {row['data_sets']} data sets)" for row in fitted)
+    heads = "; ".join(
+        f"{row['guide']} {row['head_smallest_holm_p']:.2g} ({row['head_sd_x_0.8_smallest_holm_p']:.1g}), "
+        f"{row['head_sd_over_prior']:.2g}, {row['kl_per_dof']:.2g}"
+        for row in rows
+        if row["part"] == "inverse head"
+    )
     return [
         (claim, "; ".join(shown(name, row) for name, row in last.items()), "weighted_residual"),
         ("the same as the state's part of an inverse problem: total variation of q(z)", found, "weighted_residual"),
+        (
+            "an inverse head p(z given u) learnt on its pairs: smallest Holm p (sd x 0.8), its sd over the prior's, KL of q(u given z)",
+            heads,
+            "weighted_residual",
+        ),
     ]
 
 

@@ -76,33 +76,67 @@ def structured_row(case: Case, guide: PreconditionedGuide, seeds: range, steps: 
     }
 
 
-def seen(u: Tensor) -> Tensor:
-    """What the head sees of a state: log of its mean, and its slopes over that mean."""
-    ends = torch.zeros_like(u[..., :1])
-    mean = u.mean(-1, keepdim=True).clamp_min(1e-6)
-    slopes = torch.cat([ends, u, ends], -1).diff(dim=-1) * (u.shape[-1] + 1) / mean
-    return torch.cat([mean.log() + 2.5, slopes / 6], -1)
+def estimated(target: Target, u: Tensor, iterations: int = 10) -> tuple[Tensor, Tensor]:
+    """Gauss-Newton's z-hat(u), (..., d), of |r(u, z)|^2 / s_r^2 + |z|^2, and the Cholesky factor of its precision.
+
+    The other way round than usual: the state is given, so no equation is solved by A, only d numbers are sought.
+    """
+    z = u.new_zeros(*u.shape[:-1], target.centre.shape[0])
+    unit = torch.eye(z.shape[-1], dtype=z.dtype)
+    for step in range(iterations + 1):
+        columns = [
+            torch.func.jvp(lambda z: target.problem.residual(u, z), (z,), (one.expand_as(z),)) for one in unit.unbind()
+        ]
+        slope = torch.stack([column for _, column in columns], -1) / target.scale
+        tril = torch.linalg.cholesky(slope.mT @ slope + unit)
+        if step == iterations:
+            break
+        gradient = (slope.mT @ (columns[0][0] / target.scale)[..., None])[..., 0] + z
+        move = torch.cholesky_solve(gradient[..., None], tril)[..., 0]
+        # r grows as exp(z): from below a full step overshoots by far
+        z = z - move / move.norm(dim=-1, keepdim=True).clamp_min(1.0)
+    return z, tril
 
 
 class VirtualPairs(PyroModule):
-    """p(r = 0 | u, z) p_theta(z | u) p(u): the model whose ELBO under q(u | z) p(z) is that of PDDLVM."""
+    """p(r = 0 | u, z) p_theta(z | u) p(u): the model whose ELBO under q(u | z) p(z) is that of PDDLVM.
+
+    The head is a flow around Gauss-Newton's estimate: z = z-hat(u) + L^-T w, w ~ flow(z-hat, log diag L).
+    """
 
     def __init__(self, target: Target, seed: int) -> None:
         super().__init__()
         self.target, self.scale = target, target.scale
 
-        def unknowns(u: Tensor) -> None:
-            pyro.sample("z", target.prior)
+        def unknowns(context: Tensor) -> None:
+            pyro.sample("w", dist.Normal(torch.zeros_like(target.centre), 1.0).to_event(1))
 
-        example = {"u": seen(torch.ones(target.size, dtype=torch.float64))}
-        self.head = amortize(unknowns, "mlp", "spline", example=example, simulations=0, seed=seed)
+        context = {"context": torch.zeros(2 * len(target.centre), dtype=torch.float64)}
+        self.flow = amortize(unknowns, "mlp", "spline", example=context, simulations=0, seed=seed)
+
+    def head_log_prob(self, z: Tensor, u: Tensor) -> Tensor:
+        """Return log p_theta(z | u), shape (...)."""
+        centre, tril = estimated(self.target, u)
+        w = (tril.mT @ (z - centre)[..., None])[..., 0]
+        log_scale = tril.diagonal(dim1=-2, dim2=-1).log()
+        return self.flow.log_prob({"w": w}, {"context": self._context(centre, log_scale)}) + log_scale.sum(-1)
+
+    def head_sample(self, u: Tensor, draws: int) -> Tensor:
+        """Draw from p_theta(z | u): (draws, ..., d)."""
+        centre, tril = estimated(self.target, u)
+        log_scale = tril.diagonal(dim1=-2, dim2=-1).log()
+        w = self.flow.sample({"context": self._context(centre, log_scale)}, draws)["w"]
+        return centre + torch.linalg.solve_triangular(tril.mT, w[..., None], upper=True)[..., 0]
+
+    def _context(self, centre: Tensor, log_scale: Tensor) -> Tensor:
+        return torch.cat([centre, log_scale - 5], -1)
 
     def forward(self) -> None:
         z = pyro.sample("z", self.target.prior)
         u = pyro.sample("u", dist.Normal(z.new_zeros(self.target.size), STATE_SCALE).to_event(1))
         pyro.factor("r", -self.target.energy(u, z, self.scale))
         # p_theta(z | u) in the place of the p(z) that the site brings
-        pyro.factor("head", self.head.log_prob({"z": z}, {"u": seen(u)}) - self.target.prior.log_prob(z))
+        pyro.factor("head", self.head_log_prob(z, u) - self.target.prior.log_prob(z))
 
 
 @torch.no_grad()
@@ -115,7 +149,7 @@ def head_judged(model: VirtualPairs, guide: PreconditionedGuide, seed: int) -> d
     sd = q.factor.square().sum(-1).sqrt()
     with seeded(seed):
         u = q.mean + (q.factor @ torch.randn(*q.mean.shape, 1, dtype=z.dtype))[..., 0]
-        draws = model.head.sample({"u": seen(u)}, DRAWS)["z"]
+        draws = model.head_sample(u, DRAWS)
     centre = draws.mean(0)
     checks = {}
     for name, values in (("head", draws), ("narrow", centre + 0.8 * (draws - centre))):

@@ -13,13 +13,19 @@ step for the strong form (5 Chebyshev coefficients). Guides:
     exact limit       the closed form itself, one solve a draw: what is left is the error of the test functions
 
 "relative_l2" is of the mean to the finite-element solution (1D: exact at the nodes; random points: 2,048 elements), "projected"
-that of the best state in the basis. Whiteness: R (u - A^-1 f) of one draw for each of 512 z must be N(0, I), Kolmogorov-Smirnov
-by entry and for the energy, Holm; the same with sd x 0.8. Pass level: KL < 0.05 nat a degree of freedom, relative L2 < 1 %.
+that of the best state in the basis. Whiteness: R (u - A^-1 f) of one draw for each z must be N(0, I), Kolmogorov-Smirnov by
+entry and for the energy, Holm; the same with sd x 0.8, which costs .043 nat a degree of freedom only: the bar of the KL lets
+it pass, whiteness rejects it. Pass level: KL < 0.05 nat a degree of freedom, relative L2 < 1 %. The last case is ``darcy2d``
+with 8 unknowns, 256 fresh z.
 
 Part "q(u | z) q(z)" puts the guide of two unknowns, trained under the prior, in the place of ``ResidualGuide``, 8 sensors with
-2 % noise, log-determinant included: q(z) in total variation to the forward posterior on a grid; its start, too, comes from the
-guide's mean instead of a solver. Part "inverse head" trains p_theta(z | u) with q(u | z) (PDDLVM). Settings were found with
-other seeds.
+2 % noise, log-determinant included: q(z) in total variation to the forward posterior on a grid. Its start, too, comes from the
+guide's mean instead of a solver.
+
+Part "inverse head" learns p_theta(z | u), a flow around Gauss-Newton's estimate: first from the pairs of a fixed q(u | z), then
+both together by the ELBO of PDDLVM. The head is judged on its own pairs (512, simulation-based calibration, sd x 0.8 beside it),
+q(u | z) by its distance to p_beta and by how often its 95 % intervals hold the finite-element solution. Settings were found
+with other seeds.
 """
 
 from __future__ import annotations
@@ -67,7 +73,7 @@ TRAINING = {
     "225 hats in 2D": 300,
 }
 DATA, FITTED, FIT = 3, 1, 600
-HEAD = {"head alone": 2000, "together": 600}
+HEAD = {"head alone": 300, "together": 300}
 
 
 def normal(dimension: int) -> dist.TorchDistribution:
@@ -202,7 +208,7 @@ def main() -> None:
             (case.label,),
             lambda case=case: structured_row(case, training()[1], range(seed + 10, seed + 10 + DATA), FIT // less),
         )
-    heads = InverseHead(target, lambda: training()[1], seed)
+    heads = InverseHead(target, lambda: training()[1], seed + 100)
     for name, steps in HEAD.items():
         rows.add(("head", name), partial(heads.train, name, steps // less))
     target = darcy()

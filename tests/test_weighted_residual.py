@@ -185,9 +185,17 @@ def test_virtual_pairs_put_the_head_in_the_place_of_the_prior():
     model, z = inverse.VirtualPairs(target, 0), draws(1, 2)[0]
     u = bar(2).solve(z) + 1e-6 * draws(1, 63, 1)[0]
     trace = pyro.poutine.trace(pyro.poutine.condition(model, {"z": z, "u": u})).get_trace()
-    flat = dist.Normal(0.0, weighted.STATE_SCALE).log_prob(u).sum()
-    expected = flat - target.energy(u, z, target.scale) + model.head.log_prob({"z": z}, {"u": inverse.seen(u)})
+    flat = dist.Normal(torch.zeros_like(u), weighted.STATE_SCALE).log_prob(u).sum()
+    expected = flat - target.energy(u, z, target.scale) + model.head_log_prob(z, u)
     torch.testing.assert_close(trace.log_prob_sum(), expected, rtol=1e-9, atol=1e-6)
+
+
+def test_the_heads_estimate_finds_the_unknowns_behind_a_state():
+    inverse = import_module("_weighted_inverse")
+    target, z = benchmark.hats(2), 1.2 * draws(200, 2)
+    found, tril = inverse.estimated(target, bar(2).solve(z))
+    sd = torch.linalg.inv(tril).square().sum(-2).sqrt()
+    assert float(((found - z).abs() / sd).max()) < 0.1
 
 
 def test_what_does_not_fit_is_refused():
