@@ -24,6 +24,7 @@ class Galerkin(Problem):
 
     Example:
         >>> from physzoo.physics import Elliptic1D
+        >>> from physzoo.physics.galerkin import sines
         >>> bar = Elliptic1D(lambda z: z, sensors=[0.5], elements=64)
         >>> few = Galerkin(bar, sines(63, 12))
         >>> few.observe(few.solve(torch.zeros(64))).round(decimals=3)
