@@ -23,7 +23,7 @@ import torch
 from _store import store
 from torch import Tensor
 
-from physzoo.guides import amortize
+from physzoo.guides import AmortizedGuide, amortize
 from physzoo.guides.residual import ResidualGuide
 from physzoo.inference.fit import fit
 from physzoo.inference.laplace import laplace
@@ -123,6 +123,11 @@ def fitted(case: Case, seed: int, steps: int, corrected: bool = True, particles:
     guide_z = amortize(exact, None, "spline", example=data, whitening=start, seed=seed)
     guide = ResidualGuide(guide_z, model.problem, (model.problem.elements - 1,), model.residual_scale)
     fit(model, guide, data, ELBO(particles), steps=steps, learning_rate=5e-3, seed=seed, progress=False)
+    return against_exact(exact, guide_z, data)
+
+
+def against_exact(exact: Poisson1D, guide_z: AmortizedGuide, data: dict[str, Tensor]) -> Fitted:
+    """Hold q(z) against the forward posterior on a grid."""
     with torch.no_grad():
         fine, cell = fitted_grid((exact,), data)
         p = masses(collapsed_log_joint(exact, fine, **data))

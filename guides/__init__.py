@@ -5,6 +5,7 @@ from .encoder import Encoder
 from .encoders import MLP, Attention, Convolution, MaskedSet, Table
 from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow
 from .flows import Flow
+from .preconditioned import PreconditionedGuide
 from .refine import GaussNewton
 from .residual import ResidualGuide
 from .unconstrained import UnconstrainedSites, Whitening
@@ -22,6 +23,7 @@ __all__ = [
     "LowRank",
     "MaskedSet",
     "PlanarFlow",
+    "PreconditionedGuide",
     "ResidualGuide",
     "SplineFlow",
     "Table",

@@ -1,4 +1,4 @@
-"""A guide for residual likelihoods: the state is drawn through its residual."""
+"""Guides for residual likelihoods: the unknowns by any guide, the state given the unknowns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,72 @@ class Solvable(Protocol):
     def logdet(self, u: Tensor, z: Any) -> Tensor: ...
 
 
-class ResidualGuide(PyroModule):
+class StateGuide(PyroModule):
+    """q(z | y) q(u | z): the unknowns by any guide, the state as a map u(e, z) of Gaussian noise e.
+
+        log q(u | z) = log N(e; m, diag s^2) - log|det du/de|
+
+    A kind of guide gives the noise and the map both ways: ``_noise``, ``_state`` and ``_noise_of``.
+
+    Args:
+        guide_z: a guide of the unknowns alone that returns site values by name.
+        problem: the physics; the model owns it and its buffers.
+        state: the state's site.
+        unknowns: site that the physics takes as z; None passes the mapping of all.
+    """
+
+    def __init__(
+        self, guide_z: Callable[..., Mapping[str, Tensor]], problem: Any, state: str, unknowns: str | None
+    ) -> None:
+        super().__init__()
+        self.guide_z = guide_z
+        # Kept out of the modules: the model owns the problem and its buffers.
+        self._problem = (problem,)
+        self.state = state
+        self.unknowns = unknowns
+
+    def forward(self, **data: Any) -> dict[str, Tensor]:
+        """Sample every unknown and the state; return their values."""
+        values = dict(self.guide_z(**data))
+        e = pyro.sample(f"_{self.state}_residual", self._noise(), infer={"is_auxiliary": True})
+        u, log_slope = self._state(e, self._z(values))
+        delta: Any = dist.Delta(u, log_density=-log_slope, event_dim=self._noise().event_dim)  # type: ignore[arg-type]
+        return {**values, self.state: pyro.sample(self.state, delta)}
+
+    def log_prob(self, values: Mapping[str, Tensor], data: Mapping[str, Any]) -> Tensor:
+        """Evaluate log q(z, u | y) at given values, where ``guide_z`` can score its own.
+
+        Args:
+            values: latent site -> (..., *site shape), the state among them.
+            data: the model's arguments.
+
+        Raises:
+            TypeError: ``guide_z`` has no ``log_prob``.
+        """
+        score = getattr(self.guide_z, "log_prob", None)
+        if score is None:
+            got = type(self.guide_z).__name__
+            raise TypeError(f"guide_z: got {got} without log_prob, expected a guide that scores values")
+        e, log_slope = self._noise_of(values[self.state], self._z(values))
+        others = {name: value for name, value in values.items() if name != self.state}
+        return score(others, data) + self._noise().log_prob(e) - log_slope
+
+    def _noise(self) -> dist.TorchDistribution:
+        raise TypeError(f"{type(self).__name__} has no _noise: a StateGuide defines _noise, _state and _noise_of")
+
+    def _state(self, e: Tensor, z: Any) -> tuple[Tensor, Tensor]:
+        """The state of given noise, and log|det du/de|."""
+        raise TypeError(f"{type(self).__name__} has no _state: a StateGuide defines _noise, _state and _noise_of")
+
+    def _noise_of(self, u: Tensor, z: Any) -> tuple[Tensor, Tensor]:
+        """The noise of a given state, and log|det du/de|."""
+        raise TypeError(f"{type(self).__name__} has no _noise_of: a StateGuide defines _noise, _state and _noise_of")
+
+    def _z(self, values: Mapping[str, Tensor]) -> Any:
+        return values if self.unknowns is None else values[self.unknowns]
+
+
+class ResidualGuide(StateGuide):
     """q(z | y) q(u | z): the unknowns by any guide, the state u = F(z, e) with a Gaussian residual e.
 
         e ~ N(m, diag s^2),   r(u, z) = e,   log q(u | z) = log N(r(u, z); m, s^2) + log|det dr/du|
@@ -54,51 +119,21 @@ class ResidualGuide(PyroModule):
         state: str = "u",
         unknowns: str | None = "z",
     ) -> None:
-        super().__init__()
+        super().__init__(guide_z, problem, state, unknowns)
         if not scale > 0:
             raise ValueError(f"scale: got {scale}, expected a positive number")
-        self.guide_z = guide_z
-        # Kept out of the modules: the model owns the problem and its buffers.
-        self._problem = (problem,)
-        self.state = state
-        self.unknowns = unknowns
         self.scale = scale
         dtype = next((p.dtype for p in guide_z.parameters()), None) if isinstance(guide_z, nn.Module) else None
         self.location = nn.Parameter(torch.zeros(residual_shape, dtype=dtype))
         self.log_scale = nn.Parameter(torch.zeros(residual_shape, dtype=dtype))
 
-    def forward(self, **data: Any) -> dict[str, Tensor]:
-        """Sample every unknown and the state; return their values."""
-        values = dict(self.guide_z(**data))
-        e = pyro.sample(f"_{self.state}_residual", self._residual(), infer={"is_auxiliary": True})
-        z = self._z(values)
-        u = self._problem[0].solve(z, residual=e)
-        log_density: Any = self._problem[0].logdet(u, z)
-        delta = dist.Delta(u, log_density=log_density, event_dim=self.location.dim())
-        return {**values, self.state: pyro.sample(self.state, delta)}
-
-    def log_prob(self, values: Mapping[str, Tensor], data: Mapping[str, Any]) -> Tensor:
-        """Evaluate log q(z, u | y) at given values, where ``guide_z`` can score its own.
-
-        Args:
-            values: latent site -> (..., *site shape), the state among them.
-            data: the model's arguments.
-
-        Raises:
-            TypeError: ``guide_z`` has no ``log_prob``.
-        """
-        score = getattr(self.guide_z, "log_prob", None)
-        if score is None:
-            got = type(self.guide_z).__name__
-            raise TypeError(f"guide_z: got {got} without log_prob, expected a guide that scores values")
-        z, u = self._z(values), values[self.state]
-        e = self._problem[0].residual(u, z)
-        others = {name: value for name, value in values.items() if name != self.state}
-        return score(others, data) + self._residual().log_prob(e) + self._problem[0].logdet(u, z)
-
-    def _residual(self) -> dist.TorchDistribution:
+    def _noise(self) -> dist.TorchDistribution:
         # In units of the starting scale, so that one learning rate fits e and the rest of the guide.
         return dist.Normal(self.scale * self.location, self.scale * self.log_scale.exp()).to_event(self.location.dim())
 
-    def _z(self, values: Mapping[str, Tensor]) -> Any:
-        return values if self.unknowns is None else values[self.unknowns]
+    def _state(self, e: Tensor, z: Any) -> tuple[Tensor, Tensor]:
+        u = self._problem[0].solve(z, residual=e)
+        return u, -self._problem[0].logdet(u, z)
+
+    def _noise_of(self, u: Tensor, z: Any) -> tuple[Tensor, Tensor]:
+        return self._problem[0].residual(u, z), -self._problem[0].logdet(u, z)

@@ -3,8 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 from .arm import PlanarArm
+from .collocation import Collocation
 from .elliptic1d import Elliptic1D
 from .fields import KarhunenLoeve
+from .galerkin import Galerkin
 from .likelihoods import SolverWarning, observe, virtual_observables
 from .linear import LinearProblem
 from .model_error import ModelError, error_covariance
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
     from .fem import FEMProblem
 
 __all__ = [
+    "Collocation",
     "Elliptic1D",
     "FEMProblem",
     "FixedBasis",
+    "Galerkin",
     "KarhunenLoeve",
     "LinearProblem",
     "ModelError",
