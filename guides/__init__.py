@@ -6,6 +6,7 @@ from .encoders import MLP, Attention, Convolution, MaskedSet, Table
 from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow
 from .flows import Flow
 from .refine import GaussNewton
+from .relaxed_base import RelaxedBase
 from .residual import ResidualGuide
 from .unconstrained import UnconstrainedSites, Whitening
 
@@ -22,6 +23,7 @@ __all__ = [
     "LowRank",
     "MaskedSet",
     "PlanarFlow",
+    "RelaxedBase",
     "ResidualGuide",
     "SplineFlow",
     "Table",
