@@ -7,7 +7,7 @@ ones, or (short) on 4,096 of them. Then the data come, with the noise of the tra
 frozen at them, and its base, a diagonal normal (as in the paper) or a full one, is fitted with the right likelihood, for
 256 data sets in one plated fit. Eight of them have batched pCN references (R-hat and effective sample size in the facts);
 all 256 serve the rank test, and sd x 0.8 is its negative control. Gradients are evaluations of the model and its gradient
-for one data set; CPU seconds are of the plated fit, and of a fit to one data set alone.
+for one data set; CPU seconds are of the plated fit. C2ST is over 1,000 draws a side.
 
 With ``--model channel_darcy`` the second stage is tried there, where the amortised guide misses C2ST .6: five data sets
 against HMC, in a table of its own.
@@ -41,11 +41,11 @@ from physzoo.inference.objectives import ELBO, ForwardKL
 from physzoo.inference.reference_pcn import pcn
 from physzoo.models.poisson1d import Poisson1D
 
-SETS, DATASETS, DRAWS, TRAINING_NOISE = 8, 256, 2000, 0.02
+SETS, DATASETS, DRAWS, CLASSIFIED, TRAINING_NOISE = 8, 256, 2000, 1000, 0.02
 FEW_PAIRS = 4096
 CASES = (("fresh pairs", 0.02), ("fresh pairs", 0.005), ("fresh pairs", 0.10), ("4,096 pairs", 0.02))
 BASES = {"first stage": None, "diagonal base": False, "full base": True}  # whether the covariance is full
-STEPS, RATE, PARTICLES, FEW = 400, 3e-2, 8, 32  # of the second stage; FEW: particles where data sets are few
+STEPS, RATE, PARTICLES, FEW = 400, 5e-2, 8, 32  # of the second stage; FEW: particles where data sets are few
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ def trained(short: bool, seed: int, quick: bool) -> tuple[AmortizedGuide, float]
     model, started = Poisson1D(noise=TRAINING_NOISE).float(), time.process_time()
     example = {"y": simulate(model, 1, seed=0)["y"][0]}
     guide = amortize(model, "mlp", "spline", example=example, seed=seed, transforms=3)
-    steps = (1000 if short else 6000) // (20 if quick else 1)
+    steps = (600 if short else 4000) // (20 if quick else 1)
     options: Row = {"steps": steps, "learning_rate": 2e-3, "warmup": 0.02, "max_skipped": 10, "seed": seed}
     source: Any = Simulator(512)
     if short:
@@ -80,7 +80,7 @@ def case(noise: float, seed: int, quick: bool) -> Case:
     model = Poisson1D(noise=noise)
     pairs = simulate(model, 16 if quick else DATASETS, seed=seed)
     y = pairs["y"][:SETS]
-    options: Row = {"draws": 500, "warmup": 4000, "thin": 1 if quick else 24, "candidates": 8192, "seed": seed}
+    options: Row = {"draws": 500, "warmup": 4000, "thin": 1 if quick else 12, "candidates": 8192, "seed": seed}
     found = pcn(model, {"y": y}, datasets=True, chains=16, progress=False, **options)
     draws = torch.as_tensor(found.draws["z"]).flatten(0, 1).transpose(0, 1)
     trust = {"r_hat": found.r_hat, "ess": found.ess}
@@ -90,11 +90,11 @@ def case(noise: float, seed: int, quick: bool) -> Case:
 def relaxed(
     model: Any, guide: AmortizedGuide, y: Tensor, full: bool, seed: int, steps: int, particles: int
 ) -> tuple[Any, float]:
-    """Return the second stage fitted to data sets (B, n), or to one alone (n,), and the CPU seconds."""
+    """Return the second stage fitted to data sets (B, n), and the CPU seconds."""
     started, data = time.process_time(), {"y": y}
     second = RelaxedBase(guide, data, full=full)
     options: Row = {"steps": steps, "learning_rate": RATE, "seed": seed, "max_skipped": 10}
-    fit(model, second, DataSets(data) if y.ndim > 1 else data, ELBO(particles), progress=False, **options)
+    fit(model, second, DataSets(data), ELBO(particles), progress=False, **options)
     return second, time.process_time() - started
 
 
@@ -104,15 +104,15 @@ def judged(model: Any, guide: Any, y: Tensor, references: Tensor, site: str, see
     mine = found.values[site].double().transpose(0, 1)
     mean, sd = references.mean(1), references.std(1)
     shuffled = references[:, torch.randperm(references.shape[1], generator=torch.Generator().manual_seed(seed))]
-    scores = [c2st(a.numpy(), b.numpy(), limit=DRAWS) for a, b in zip(mine, shuffled, strict=True)]
-    narrow = mine.mean(1, keepdim=True) + 0.8 * (mine - mine.mean(1, keepdim=True))
-    control = [c2st(a.numpy(), b.numpy(), limit=DRAWS) for a, b in zip(narrow[:2], shuffled, strict=False)]
+    scores = [c2st(a.numpy(), b.numpy(), limit=CLASSIFIED) for a, b in zip(mine, shuffled, strict=True)]
+    narrow = mine[0].mean(0) + 0.8 * (mine[0] - mine[0].mean(0))
     ratios, errors = mine.std(1) / sd, (mine.mean(1) - mean).abs() / sd
     k = k_hat(found.log_p.numpy(), found.log_q.numpy())
     return {
         "median_c2st": float(np.median(scores)),
         "worst_c2st": max(scores),
-        "c2st_sd_x_0.8": float(np.median(control)),
+        "c2st_of_first": scores[0],
+        "c2st_of_first_sd_x_0.8": c2st(narrow.numpy(), shuffled[0].numpy(), limit=CLASSIFIED),
         "smallest_sd_ratio": float(ratios.min()),
         "median_sd_ratio": float(ratios.median()),
         "largest_sd_ratio": float(ratios.max()),
@@ -125,7 +125,7 @@ def judged(model: Any, guide: Any, y: Tensor, references: Tensor, site: str, see
 
 def ranked(own: Case, guide: Any, seed: int) -> Row:
     """Return the rank test over all data sets, and its negative control."""
-    options: Row = {"pairs": own.pairs, "draws": 200, "seed": seed, "progress": False}
+    options: Row = {"pairs": own.pairs, "draws": 100, "seed": seed, "progress": False}
     found, narrow = (calibrate(own.model, guide, widen=widen, **options) for widen in (1.0, 0.8))
     return {
         "smallest_holm_p": min(found.adjusted.values()),
@@ -142,8 +142,7 @@ def bar(training: str, noise: float, base: str, guide: AmortizedGuide, own: Case
     if full is not None:
         steps = STEPS // (20 if quick else 1)
         fitted, seconds = relaxed(own.model, guide, y, full, seed, steps, PARTICLES)
-        alone = relaxed(own.model, guide, y[0], full, seed, steps, FEW)[1]
-        costs = {"gradients": steps * PARTICLES, "cpu_seconds_all": seconds, "cpu_seconds_one": alone}
+        costs = {"gradients": steps * PARTICLES, "cpu_seconds_all": seconds}
     facts = {"pairs": training, "noise": noise, "base": base}
     found = judged(own.model, fitted, y[:SETS], own.references, "z", seed + 1)
     return facts | found | ranked(own, fitted, seed + 2) | costs
