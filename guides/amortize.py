@@ -113,8 +113,8 @@ class AmortizedGuide(PyroModule):
             context = self.encoder(**data).to(self.loc.dtype)
         if self.refinement is None:
             return context, None
-        refined = self.refinement(self.inputs(data), data, self._ndim, self._unwhiten) if refined is None else refined
-        return self.refinement.head(torch.cat([context, refined.features], -1)), refined
+        found: Refined = refined or self.refinement(self.inputs(data), data, self._ndim, self._unwhiten)
+        return self.refinement.head(torch.cat([context, found.features], -1)), found
 
     def inputs(self, data: Data) -> Tensor:
         """Return what the encoder sees of the data, flat: values, normal scores and the mask, (..., inputs).
