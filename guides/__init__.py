@@ -7,6 +7,7 @@ from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow
 from .flows import Flow
 from .preconditioned import PreconditionedGuide
 from .refine import GaussNewton
+from .relaxed_base import RelaxedBase
 from .residual import ResidualGuide
 from .unconstrained import UnconstrainedSites, Whitening
 
@@ -24,6 +25,7 @@ __all__ = [
     "MaskedSet",
     "PlanarFlow",
     "PreconditionedGuide",
+    "RelaxedBase",
     "ResidualGuide",
     "SplineFlow",
     "Table",

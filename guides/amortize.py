@@ -96,16 +96,25 @@ class AmortizedGuide(PyroModule):
             data: the model's arguments.
             refined: what ``refined(data)`` returns, where it is known already.
         """
+        context, refined = self.context(data, refined)
+        return self.family(context) if refined is None else shifted(self.family(context), refined)
+
+    def context(self, data: Data, refined: Refined | None = None) -> tuple[Tensor, Refined | None]:
+        """Return what the family is conditioned on, (..., C), and the Gauss-Newton approximations around which it stands.
+
+        Args:
+            data: the model's arguments.
+            refined: what ``refined(data)`` returns, where it is known already.
+        """
         named("data", data)
         if self.encoder is None:
             context = self.loc.new_zeros((*self._outer(data), 0))
         else:
             context = self.encoder(**data).to(self.loc.dtype)
-        refined = self.refined(data) if refined is None else refined
-        if self.refinement is None or refined is None:
-            return self.family(context)
-        context = self.refinement.head(torch.cat([context, refined.features], -1))
-        return shifted(self.family(context), refined)
+        if self.refinement is None:
+            return context, None
+        found: Refined = refined or self.refinement(self.inputs(data), data, self._ndim, self._unwhiten)
+        return self.refinement.head(torch.cat([context, found.features], -1)), found
 
     def inputs(self, data: Data) -> Tensor:
         """Return what the encoder sees of the data, flat: values, normal scores and the mask, (..., inputs).

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..guides.require import real, seed_number, shown, whole
 from ..guides.sites import Data, seeded, unchecked
+from .densities import count, one
 from .latents import Latents
 from .reference import Reference, summarise
 
@@ -29,6 +30,7 @@ def hmc(
     *,
     loc: Tensor,
     tril: Tensor,
+    datasets: bool = False,
     chains: int = 40,
     draws: int = 250,
     warmup: int = 100,
@@ -37,20 +39,21 @@ def hmc(
     seed: int = 0,
     progress: bool = True,
 ) -> Reference:
-    """Draw from the posterior of one data set, all chains moving together.
+    """Draw from the posteriors of one or many data sets, all chains moving together.
 
         x = loc + L w,   H(w, v) = -log p(x, y) - log|det dz/dx| + |v|^2 / 2
 
     Leapfrog trajectories of about a quarter turn with jittered step size. The warm-up adapts the step size
-    that all chains share to the mean acceptance, and half-way replaces L by the chains' covariance; then both
-    are frozen.
+    that all chains of a data set share to their mean acceptance, and half-way replaces L by the chains' covariance;
+    then both are frozen. All data sets take as many steps as the one with the smallest steps needs, or ``max_steps``.
 
     Args:
         model: a Pyro model of one data set.
-        data: its arguments.
-        loc: centre in unconstrained space, (d,), e.g. from ``laplace``.
-        tril: Cholesky factor L of a covariance there, (d, d).
-        chains: number of chains, started from N(loc, 1.5^2 L L'), wider than the posterior, for R-hat.
+        data: its arguments; with ``datasets`` every tensor has the data-set dimension first.
+        loc: centre in unconstrained space, (d,) or (B, d), e.g. from ``laplace``.
+        tril: Cholesky factor L of a covariance there, (d, d) or (B, d, d).
+        datasets: whether ``data`` is a batch of B data sets.
+        chains: number of chains of each data set, started from N(loc, 1.5^2 L L'), wider than the posterior, for R-hat.
         draws: kept draws per chain.
         warmup: adaptation steps.
         target_accept: acceptance that the step size is adapted to.
@@ -71,27 +74,32 @@ def hmc(
     for name, value in (("loc", loc), ("tril", tril)):
         if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
             raise ValueError(f"{name}: got {shown(value)}, expected a tensor of finite numbers")
-    latents = Latents.of(model, data)
-    if loc.shape != (latents.size,) or tril.shape != (latents.size, latents.size):
-        got, size = (tuple(loc.shape), tuple(tril.shape)), latents.size
-        raise ValueError(f"loc, tril: got shapes {got}, expected ({size},) and ({size}, {size})")
+    sets = (count(data),) if datasets else ()
+    latents = Latents.of(model, one(data) if datasets else data)
+    for name, value, shape in (("loc", loc, (latents.size,)), ("tril", tril, (latents.size, latents.size))):
+        if tuple(value.shape) not in (shape, (*sets, *shape)):
+            raise ValueError(
+                f"{name}: got shape {tuple(value.shape)}, expected {' or '.join({str(shape): 0, str((*sets, *shape)): 0})}"
+            )
+    loc, tril = loc.expand(*sets, -1), tril.expand(*sets, -1, -1)
+
+    def density(x: Tensor) -> Tensor:
+        return latents.log_density(model, x, data, datasets=datasets)
+
     with seeded(seed):
-        walk = _Walk(
-            lambda x: latents.log_density(model, x, data),
-            tril,
-            _starts(model, data, latents, loc, tril, chains),
-        )
+        walk = _Walk(density, tril, _starts(density, loc, tril, chains))
         kept, rates, halfway = [], [], warmup // 2
         history: list[Tensor] = []
-        step = 0.5
+        step = tril.new_full(sets, 0.5)
         with tqdm(total=warmup + draws, desc="hmc", unit="draw", disable=not progress) as bar:
             for index in range(warmup + draws):
                 if index < halfway:
                     walk.move(step * RESCUE ** (1 + index % 2), RESCUE_STEPS)
-                rate = walk.move(step, max_steps)
+                leaps, step = _trajectory(step, max_steps)
+                rate = walk.move(step, leaps)
                 if index < warmup:
                     since = index - (halfway if index >= halfway else 0)
-                    step *= math.exp((rate.mean().item() - target_accept) / math.sqrt(1 + since))
+                    step = step * ((rate.mean(0) - target_accept) / math.sqrt(1 + since)).exp()
                     history.append(walk.x)
                     if index + 1 == halfway:
                         walk.refit(torch.cat(history[halfway // 2 :]))
@@ -104,14 +112,21 @@ def hmc(
     settings = {
         "seed": seed,
         "warmup": warmup,
-        "step_size": step,
+        "step_size": step.tolist(),
         "acceptance": torch.stack(rates).mean().item(),
     }
-    return Reference("hmc", result, summarise(result), {"acceptance": torch.stack(rates, 1).numpy()}, settings)
+    return Reference("hmc", result, summarise(result), {"acceptance": torch.stack(rates, 1).numpy()}, settings, *sets)
+
+
+def _trajectory(step: Tensor, max_steps: int) -> tuple[int, Tensor]:
+    """Return how many leapfrog steps make a quarter turn for the data set with the smallest, and steps for all."""
+    smallest = step.min().item()
+    leaps = min(max_steps, max(1, round(QUARTER_TURN / smallest)))
+    return leaps, step.clamp(max=max(QUARTER_TURN / leaps, smallest))
 
 
 class _Walk:
-    """The chains: x (C, d), log density and its gradient in the whitened w."""
+    """The chains: x (C, [B,] d), log density and its gradient in the whitened w."""
 
     def __init__(self, density: Callable[[Tensor], Tensor], tril: Tensor, x: Tensor) -> None:
         self.density, self.tril, self.x = density, tril, x
@@ -124,40 +139,49 @@ class _Walk:
             (gradient,) = torch.autograd.grad(value.sum(), x)
         # without a solution the density is zero: the trajectory is rejected, wherever its gradient points
         value = torch.nan_to_num(value.detach(), nan=-math.inf)
-        return value, torch.nan_to_num(gradient, 0.0, 0.0, 0.0) @ self.tril
+        return value, self._mapped(torch.nan_to_num(gradient, 0.0, 0.0, 0.0), True)
 
-    def move(self, step: float, max_steps: int) -> Tensor:
-        """Move every chain by one trajectory and return the acceptance probabilities (C,)."""
-        count = min(max_steps, max(1, round(QUARTER_TURN / step)))
-        step = step * (0.8 + 0.4 * torch.rand(()).item())
+    def _mapped(self, v: Tensor, transposed: bool = False) -> Tensor:
+        """Return L v, or L'v, (C, [B,] d)."""
+        return ((self.tril.mT if transposed else self.tril) @ v.unsqueeze(-1)).squeeze(-1)
+
+    def move(self, step: Tensor, count: int) -> Tensor:
+        """Move every chain by ``count`` steps ([B]) and return the acceptance probabilities (C, [B])."""
+        step = (step * (0.8 + 0.4 * torch.rand(()).item())).unsqueeze(-1)
         x, log_density, gradient = self.x, self.log_density, self.gradient
         velocity = torch.randn_like(x)
         energy = log_density - 0.5 * velocity.square().sum(-1)
         for _ in range(count):
             velocity = velocity + 0.5 * step * gradient
-            x = x + step * velocity @ self.tril.mT
+            x = x + step * self._mapped(velocity)
             log_density, gradient = self._evaluate(x)
             velocity = velocity + 0.5 * step * gradient
         change = log_density - 0.5 * velocity.square().sum(-1) - energy
         rate = torch.nan_to_num(change, nan=-math.inf).clamp(max=0.0).exp()
         accepted = torch.rand_like(rate) < rate
-        self.x = torch.where(accepted[:, None], x, self.x)
+        self.x = torch.where(accepted.unsqueeze(-1), x, self.x)
         self.log_density = torch.where(accepted, log_density, self.log_density)
-        self.gradient = torch.where(accepted[:, None], gradient, self.gradient)
+        self.gradient = torch.where(accepted.unsqueeze(-1), gradient, self.gradient)
         return rate
 
     def refit(self, draws: Tensor) -> None:
-        """Take the moments of draws (N, d) as the new whitening."""
-        covariance = draws.T.cov().reshape(draws.shape[1], draws.shape[1])
-        jitter = 1e-8 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=draws.dtype)
-        self.tril = torch.linalg.cholesky(covariance + jitter)
+        """Take the moments of draws (N, [B,] d) as the new whitening."""
+        centred = draws - draws.mean(0)
+        covariance = torch.einsum("n...i,n...j->...ij", centred, centred) / (len(draws) - 1)
+        mean_variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        self.tril = torch.linalg.cholesky(
+            covariance + 1e-8 * torch.diag_embed(mean_variance[..., None].expand_as(draws[0]))
+        )
         self.log_density, self.gradient = self._evaluate(self.x)
 
 
-def _starts(model: Callable[..., Any], data: Data, latents: Latents, loc: Tensor, tril: Tensor, chains: int) -> Tensor:
-    tries = loc + 1.5 * torch.randn(8 * chains, len(loc), dtype=loc.dtype) @ tril.mT
+def _starts(density: Callable[[Tensor], Tensor], loc: Tensor, tril: Tensor, chains: int) -> Tensor:
+    tries = torch.randn(8 * chains, *loc.shape, dtype=loc.dtype)
+    tries = loc + 1.5 * (tril @ tries.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
-        usable = tries[torch.isfinite(latents.log_density(model, tries, data))]
-    if len(usable) < chains:
-        raise ValueError(f"loc, tril: got {len(usable)} starts with finite density, expected {chains}")
-    return usable[:chains]
+        usable = torch.isfinite(density(tries))
+    least = int(usable.sum(0).min())
+    if least < chains:
+        raise ValueError(f"loc, tril: got {least} starts with finite density, expected {chains}")
+    order = usable.logical_not().to(torch.int8).argsort(dim=0, stable=True)[:chains]
+    return torch.take_along_dim(tries, order.unsqueeze(-1), 0)

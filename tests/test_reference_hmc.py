@@ -8,12 +8,15 @@ import numpy as np
 import pyro
 import pytest
 import torch
+from conjugate import Linear
 from pyro import distributions as dist
 from scipy import stats
 
 from physzoo.inference.laplace import laplace
 from physzoo.inference.reference_hmc import hmc
 from physzoo.models import get
+
+SETS = torch.tensor([[0.4, -0.3, 0.9, 0.1], [1.5, 0.2, -0.7, 0.0], [-2.0, 0.6, 0.3, 1.1]], dtype=torch.float64)
 
 
 def test_it_finds_a_closed_form_within_its_standard_errors() -> None:
@@ -29,6 +32,21 @@ def test_it_finds_a_closed_form_within_its_standard_errors() -> None:
     assert np.abs(error).max() < 4
     assert np.abs(spread).max() < 4
     assert found.trusted()
+
+
+def test_many_data_sets_are_sampled_at_once_each_from_its_own_posterior() -> None:
+    model, mean, covariance = Linear(noise=0.3), *Linear(noise=0.3).posterior(SETS)
+    starts = {"loc": mean + 0.1, "tril": 0.7 * torch.linalg.cholesky(covariance).expand(3, 3, 3)}
+    found = hmc(model, {"y": SETS}, datasets=True, seed=4, progress=False, **starts)
+    assert found.datasets == 3
+    assert found.draws["z"].shape == (40, 250, 3, 2)
+    assert found.trusted(r_hat=1.02)
+    error = (found.summary["mean"]["z"] - mean[:, :2].numpy()) / found.summary["mcse_mean"]["z"]
+    spread = (found.summary["sd"]["z"] - covariance.diagonal()[:2].sqrt().numpy()) / found.summary["mcse_sd"]["z"]
+    assert np.abs(error).max() < 4
+    assert np.abs(spread).max() < 4
+    with pytest.raises(ValueError, match=r"tril: got shape \(2, 3, 3\), expected \(3, 3\) or \(3, 3, 3\)"):
+        hmc(model, {"y": SETS}, datasets=True, loc=mean, tril=covariance.expand(2, 3, 3), progress=False)
 
 
 def gamma_model(y: torch.Tensor | None = None) -> None:
