@@ -128,13 +128,23 @@ def _noise(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     falls = sorted(
         {f"{kind}, {column.replace('_', ' ')}" for kind, by in verdicts.items() for column, up in by.items() if not up}
     )
+
+    def shown_of(row: Row, column: str) -> str:
+        spread = f" +- {row[f'{column}_sd']:.1g}" if f"{column}_sd" in row else ""
+        return f"{row[column]:.2g}{spread}"
+
     figure = (
-        f"MAE {clean['at_test']:.2g} without noise, {noisy['at_test']:.2g} with 25 % Gaussian noise in the test data, "
-        f"{noisy['in_training_too']:.2g} with as much in the training data; "
-        + ("the error rises with every step" if not falls else f"it falls somewhere for: {'; '.join(falls)}")
+        f"MAE {shown_of(clean, 'at_test')} without noise, {shown_of(noisy, 'at_test')} with 25 % Gaussian noise in the test "
+        f"data, {shown_of(noisy, 'in_training_too')} with as much in the training data; "
+        + (
+            "the error rises with every step up to there"
+            if not falls
+            else f"it falls somewhere for: {'; '.join(falls)}"
+        )
     )
-    system = stored["name"].removeprefix("noise_study_")
-    return [(f"`{system}`, error of clean data from noisy ones, up to 25 % of the features", figure, stored["name"])]
+    system, many = stored["name"].removeprefix("noise_study_"), len(stored["facts"]["seeds"])
+    claim = f"`{system}`, error of clean data from noisy ones, {many} training{'s' if many > 1 else ''} a row"
+    return [(claim, figure, stored["name"])]
 
 
 def _attentive_flow(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -147,7 +157,9 @@ def _attentive_flow(stored: dict[str, Any]) -> list[tuple[str, str, str]]:
     published = rows["both"].get("sum_of_squares_published")
     known = "" if published is None else f", published {published:.2g}"
     figure = f"sum of squares {whole['sum_of_squares']:.4f} (PCA 17 {rows['PCA 17']['sum_of_squares']:.4f}{known}); "
-    return [(claim, f"{figure}without the last stage, by what the guide has: {each}", stored["name"])]
+    spread = max((rows[name].get("sum_of_squares_sd", 0.0) for name in members), default=0.0)
+    sd = f" (sd of a row's trainings up to {spread:.1g})" if spread else ""
+    return [(claim, f"{figure}without the last stage, by what the guide has: {each}{sd}", stored["name"])]
 
 
 def _grey_box(name: str, say: Callable[[Row], str]) -> tuple[str, str, str] | None:
