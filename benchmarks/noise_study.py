@@ -169,6 +169,7 @@ def main() -> None:
     found = PCA.fit(known, studied.code)
     clean_model = cache(lambda seed: studied.train(known, None, seed, given.steps))
     measured = Rows(f"noise_study_{given.system}")
+    mark = f"{float(known.double().square().sum()):.6g}"  # rows of other data are not taken over
     table = []
     for kind in KINDS:
         for share in SHARES:
@@ -185,7 +186,7 @@ def main() -> None:
                 return values
 
             made = [
-                measured.add((kind, share, seed, given.steps, given.train), partial(errors, seed))
+                measured.add((kind, share, seed, given.steps, given.train, mark), partial(errors, seed))
                 for seed in given.seeds
             ]
             table.append(

@@ -149,8 +149,7 @@ class _Integral:
         self.expression = integrand
         self.geometry = Geometry(owner.space.mesh, degree)
         self._tables: dict[Any, tuple[SparseMatrix, bool, np.ndarray | None]] = {}
-        self._test_tables: dict[Any, tuple[Any, bool]] = {}
-        self._together: dict[Any, SparseMatrix] = {}
+        self._tests: dict[Any, tuple[SparseMatrix, bool]] = {}
         cells, points = self.geometry.weights.shape
         pointers, columns = points * np.arange(cells + 1), np.arange(cells * points)
         weights = self.geometry.weights.ravel()
@@ -167,7 +166,7 @@ class _Integral:
         constant = {key: part for key, part in zip(linear, found, strict=True) if part.shape[-1] == 1}
         others = {key: part for key, part in zip(linear, found, strict=True) if part.shape[-1] > 1}
         parts = [
-            sum_of_products([self._tests(key) for key in group], [*group.values()])
+            sum_of_products([self._test(key)[0] for key in group], [*group.values()])
             for group in (others, constant)
             if group
         ]
@@ -192,17 +191,12 @@ class _Integral:
             found = torch.as_tensor(times(sums[place], coefficient.cell))
         return found.flatten(0, 1)
 
-    def _test(self, key: tuple[int, int | None]) -> tuple[Any, bool]:
-        if key not in self._test_tables:
+    def _test(self, key: tuple[int, int | None]) -> tuple[SparseMatrix, bool]:
+        """The transposed table of a value or derivative of the test function, and whether one column a cell serves."""
+        if key not in self._tests:
             table, once = self.geometry.table(self.owner.space, *key)
-            self._test_tables[key] = sparse.csr_array(table.T)[self.owner.free], once
-        return self._test_tables[key]
-
-    def _tests(self, key: tuple[int, int | None]) -> SparseMatrix:
-        """The transposed table of a value or derivative of the test function."""
-        if key not in self._together:
-            self._together[key] = SparseMatrix(self._test(key)[0])
-        return self._together[key]
+            self._tests[key] = SparseMatrix(sparse.csr_array(table.T)[self.owner.free]), once
+        return self._tests[key]
 
     def numbers(self, name: Any, make: Callable[[], np.ndarray], like: Tensor) -> Tensor:
         """Return an array in the dtype and on the device of a tensor, held by its name."""
