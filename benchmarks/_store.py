@@ -13,6 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+Line = tuple[str, str, str]  # claim, figure, name of the stored table
+Say = Callable[[dict[str, Any]], list[Line]]  # stored table -> what is said of it
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = {"torch": "torch", "pyro": "pyro-ppl", "physzoo": "physzoo"}
 
@@ -83,6 +86,11 @@ class Rows(list[dict[str, Any]]):
     def done(self) -> None:
         """Forget the kept rows: the table is stored."""
         self.path.unlink(missing_ok=True)
+
+
+def table(name: str) -> dict[str, Any]:
+    """Return the stored table of that name."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def lines_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:

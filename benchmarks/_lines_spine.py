@@ -1,0 +1,97 @@
+"""Lines of the tables of measurements about the engine and its first references: (claim, figure, file) of each stored table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from _store import Line, Say
+
+
+def lynx_hare(stored: dict[str, Any]) -> list[Line]:
+    rows = stored["rows"]
+    figure = (
+        f"C2ST {max(r['c2st'] for r in rows):.3f}, means within {max(r['worst_mean_error_sd'] for r in rows):.3f} sd, "
+        f"sd ratios {min(r['smallest_sd_ratio'] for r in rows):.2f} to {max(r['largest_sd_ratio'] for r in rows):.2f}, "
+        f"k-hat {max(r['k_hat'] for r in rows):.2f}, {max(r['cpu_seconds'] for r in rows):.0f} CPU s"
+    )
+    return [("`lynx_hare` against 10,000 published draws, worst of three seeds", figure, "lynx_hare")]
+
+
+def linear_gaussian(stored: dict[str, Any]) -> list[Line]:
+    found = {(row["family"], row["direction"]): row for row in stored["rows"]}
+    mean_field = max(found["diagonal", d]["worst_variance_error"] for d in ("reverse", "forward"))
+    figure = (
+        f"KL {found['full', 'reverse']['kl_to_posterior']:.4f} (full rank), "
+        f"{found['spline', 'reverse']['kl_to_posterior']:.4f} (flow); mean field's known variances within "
+        f"{100 * mean_field:.1f} % in both directions"
+    )
+    return [("`linear_gaussian` against the closed form", figure, "linear_gaussian")]
+
+
+def poisson1d_forward(stored: dict[str, Any]) -> list[Line]:
+    splines, full = [row for row in stored["rows"] if "spline" in row["guide"]], stored["rows"][1]
+    holm = [[row["smallest_holm_p"], *row["smallest_holm_p_two_more_seeds"]] for row in splines]
+    shown = "; ".join(", ".join(f"{p:.2g}" for p in values) for values in holm)
+    found = (
+        f"median C2ST {max(r['median_c2st'] for r in splines):.3f} (single data set "
+        f"{max(r['worst_c2st'] for r in splines):.2f}), sd ratios "
+        f"{min(r['smallest_sd_ratio_by_unknown'] for r in splines):.2f} to "
+        f"{max(r['largest_sd_ratio_by_unknown'] for r in splines):.2f}, "
+        f"{max(r['training_cpu_seconds'] for r in splines):.0f} CPU s"
+    )
+    control = "rejected" if all(row["sd_x_0.8_rejected"] for row in splines) else "not always rejected"
+    return [
+        (f"`poisson1d`, one amortised flow, 16 references, worst of {len(splines)} trainings", found, stored["name"]),
+        (
+            "the same, calibration on three times 512 data sets for each training",
+            f"smallest Holm p {shown}; sd x 0.8 {control}",
+            stored["name"],
+        ),
+        (
+            "the same with a full-rank Gaussian guide",
+            f"median C2ST {full['median_c2st']:.3f}, {'calibrated' if full['calibrated'] else 'rejected'}",
+            stored["name"],
+        ),
+    ]
+
+
+def poisson1d_speed(stored: dict[str, Any]) -> list[Line]:
+    each = ", ".join(f"{row['guide']} {row['ms_for_1000_draws']:.2g} ms" for row in stored["rows"])
+    return [("the same, 1,000 draws for a new data set from a trained guide", each, "poisson1d_speed")]
+
+
+def darcy2d(stored: dict[str, Any]) -> list[Line]:
+    row = stored["rows"][0]
+    figure = f"C2ST {row['c2st']:.3f}, means within {row['worst_mean_error_sd']:.3f} sd, k-hat {row['k_hat']:.2f}"
+    return [("`darcy2d` against HMC through the finite-element adjoint", figure, "darcy2d")]
+
+
+def fem_cost(stored: dict[str, Any]) -> list[Line]:
+    ratio = {row["operation"]: row["ratio"] for row in stored["rows"] if row.get("ratio")}
+    batch, one = ratio["FEMProblem, a sample of a batch of 8"], ratio["FEMProblem, one sample"]
+    claim = "finite elements: solve + gradient against the bare sum of their parts"
+    return [(claim, f"{batch:.2f} x in a batch, {one:.2f} x for a single sample", "fem_cost")]
+
+
+def fit_overhead(stored: dict[str, Any]) -> list[Line]:
+    ratio = {row["loop"]: row["ratio"] for row in stored["rows"]}
+    figure = f"{ratio['fit']:.2f} x (stock SVI {ratio['stock SVI']:.2f} x)"
+    return [("`fit` against a hand-written torch loop", figure, "fit_overhead")]
+
+
+def kill_resume(stored: dict[str, Any]) -> list[Line]:
+    equal = stored["facts"]["final_parameters_bit_equal"]
+    figure = "parameters bit-equal" if equal else "parameters differ"
+    return [(f"kill -9 at {len(stored['rows'])} random moments, then resume", figure, "kill_resume")]
+
+
+SPINE: dict[str, Say] = {
+    "lynx_hare": lynx_hare,
+    "linear_gaussian": linear_gaussian,
+    "poisson1d_forward": poisson1d_forward,
+    "poisson1d_speed": poisson1d_speed,
+    "darcy2d": darcy2d,
+    "fem_cost": fem_cost,
+    "fit_overhead": fit_overhead,
+    "kill_resume": kill_resume,
+}
