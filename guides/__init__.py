@@ -1,6 +1,7 @@
 """Families q(z | y): any Pyro model's latent sites become an amortised or flow-based guide."""
 
-from .amortize import AmortizedGuide, amortize
+from .amortize import amortize
+from .amortized_guide import AmortizedGuide
 from .encoder import Encoder
 from .encoders import MLP, Attention, Convolution, MaskedSet, Table
 from .families import FAMILIES, Gaussian, LowRank, PlanarFlow, SplineFlow

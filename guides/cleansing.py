@@ -18,7 +18,8 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from .amortize import AmortizedGuide, amortize
+from .amortize import amortize
+from .amortized_guide import AmortizedGuide
 from .encoder import Encoder, mlp
 from .families import Family
 from .sites import Data, simulate

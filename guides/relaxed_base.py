@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .amortize import AmortizedGuide
+from .amortized_guide import AmortizedGuide
 from .flows import Flow, LowerTriangularAffine
 from .refine import Refined, shifted
 from .require import named, shown

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guides.amortize import AmortizedGuide
+from ..guides.amortized_guide import AmortizedGuide
 from ..guides.require import real, shown, whole
 from .objectives import ELBO, Batch, ForwardKL, Mixture, log_densities
 

@@ -35,7 +35,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from ..guides.amortize import AmortizedGuide, amortize
+from ..guides.amortize import amortize
+from ..guides.amortized_guide import AmortizedGuide
 from ..guides.encoders import MLP
 from ..guides.flows import Flow
 from ..guides.sites import seeded

@@ -21,7 +21,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from ..guides.amortize import AmortizedGuide, amortize
+from ..guides.amortize import amortize
+from ..guides.amortized_guide import AmortizedGuide
 from ..physics.grey_box import Decoded
 from ..physics.ode import ODEProblem
 from .grey_box import GreyBox, Noise

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..guides.amortize import AmortizedGuide
+from ..guides.amortized_guide import AmortizedGuide
 from ..guides.encoder import Encoder, mlp
 from ..guides.encoders import ENCODERS
 from ..guides.require import whole

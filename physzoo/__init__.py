@@ -71,7 +71,7 @@ _HOME = {
     "Simulator": "inference.data",
     "SlicedWasserstein": "inference.divergences",
     "Surrogate": "physics.surrogate",
-    "Whitening": "guides.amortize",
+    "Whitening": "guides.unconstrained",
     "amortize": "guides.amortize",
     "calibrate": "inference.calibrate",
     "check_model": "models.contract",

@@ -19,7 +19,8 @@ from .inference.compare import Comparison
 from .inference.importance import k_hat
 from .inference.reference import Reference
 from .labels import Scalar, quantity, scalars
-from .run import Result, disagreement
+from .references import disagreement
+from .run import Result
 from .task import settings_of
 
 FORMAT = "physzoo-report-1"

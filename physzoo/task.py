@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from .folder import CHECKPOINT, FINISHED, BadInput, Folder
-from .guides.amortize import AmortizedGuide, amortize
+from .guides.amortize import amortize
+from .guides.amortized_guide import AmortizedGuide
 from .guides.cleansing import CleansingGuide, cleansing_guide
 from .guides.families import FAMILIES
 from .guides.sites import observed_sites, prototype, seeded

@@ -12,7 +12,8 @@ from torch.func import jacrev
 from physzoo.models import get
 from physzoo.models.inverse_kinematics import HAND, NOISE, SPREAD, InverseKinematics, exact_draws, hand, rejection
 from physzoo.physics import PlanarArm
-from physzoo.run import Budget, RunOptions, independent_reference
+from physzoo.references import independent_reference
+from physzoo.task import Budget, RunOptions
 
 ARM = PlanarArm((0.5, 0.5, 1.0), dtype=torch.float64)
 

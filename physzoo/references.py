@@ -1,0 +1,128 @@
+"""Reference posteriors of an animal: closed form, its own exact draws, or Monte Carlo; and a second sampler beside it."""
+
+from __future__ import annotations
+
+import math
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .folder import REFERENCE, BadInput, Folder
+from .guides.unconstrained import Whitening
+from .inference.laplace import laplace
+from .inference.reference import Reference, summarise
+from .inference.reference_hmc import hmc
+from .inference.reference_nuts import nuts
+from .task import Budget, Task
+
+
+def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whitening | None) -> Reference:
+    """Return the reference posterior: closed form or exact draws where the animal has them, else HMC in whitened coordinates.
+
+    One that an interrupted run left in the folder is taken over.
+    """
+    stored = folder.file(REFERENCE)
+    if task.options.resume and stored.is_file():
+        return read_reference(stored)
+    if task.animal.closed_form is not None:
+        reference = exact_reference(task, budget)
+    elif task.animal.exact_draws is not None:
+        reference = independent_reference(task, budget)
+    else:
+        model, data = _in_double(task) if task.splits is not None else (task.model, task.data)
+        found = whitening or laplace(model, data, seed=task.options.seed)
+        reference = hmc(
+            model,
+            data,
+            loc=found.loc,
+            tril=found.tril,
+            chains=budget.chains,
+            draws=budget.reference_draws,
+            warmup=budget.warmup,
+            seed=task.options.seed,
+            progress=task.options.progress,
+        )
+    reference.save(stored)
+    return reference
+
+
+def _in_double(task: Task) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """A copy of a trained model and its data in float64, in which references are made; learnt parts are float32."""
+    data = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in task.data.items()}
+    return deepcopy(task.model).double().eval(), data
+
+
+def read_reference(path: Path) -> Reference:
+    """Return a stored reference.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    try:
+        return Reference.load(path)
+    except ValueError:
+        raise BadInput(
+            f"--resume: got a damaged '{path}', expected the reference of the run; remove it to make it again"
+        ) from None
+
+
+def confirm(task: Task, budget: Budget, whitening: Whitening) -> Reference:
+    """Draw a second reference with stock NUTS, four chains in two processes: a sampler that shares nothing with the first."""
+    start, _ = task.guide.sites.constrain(whitening.loc)
+    return nuts(
+        task.model,
+        task.data,
+        chains=4,
+        draws=budget.nuts_draws,
+        warmup=budget.nuts_warmup,
+        initial=start,
+        inverse_mass=whitening.tril @ whitening.tril.T,
+        workers=min(2, os.cpu_count() or 1),
+        seed=task.options.seed,
+        progress=task.options.progress,
+    )
+
+
+def disagreement(first: Reference, second: Reference) -> float:
+    """Return the largest difference of two references' means, in standard errors of the difference."""
+    worst = 0.0
+    for site, mean in first.summary["mean"].items():
+        error = np.hypot(first.summary["mcse_mean"][site], second.summary["mcse_mean"][site])
+        worst = max(worst, float(np.max(np.abs(mean - second.summary["mean"][site]) / error)))
+    return worst
+
+
+def exact_reference(task: Task, budget: Budget) -> Reference:
+    """Return draws of a posterior that is known to be normal, with exactly its mean and covariance."""
+    closed_form = task.animal.closed_form
+    if closed_form is None:
+        raise ValueError(f"task: got {task.animal.name}, expected an animal with a closed form")
+    mean, covariance = (torch.as_tensor(part, dtype=torch.float64) for part in closed_form(task.data))
+    count = budget.chains * budget.reference_draws
+    generator = torch.Generator().manual_seed(task.options.seed)
+    noise = torch.randn(count, len(mean), generator=generator, dtype=torch.float64)
+    noise = noise - noise.mean(0)
+    # the sample's own covariance is taken out, so that comparisons see the guide's error and not the sample's
+    noise = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(noise.T)), noise.T, upper=False).T
+    flat = (mean + noise @ torch.linalg.cholesky(covariance).T).reshape(budget.chains, budget.reference_draws, -1)
+    draws, start = {}, 0
+    for site, shape in task.shapes.items():
+        size = math.prod(shape)
+        draws[site] = flat[..., start : start + size].reshape(*flat.shape[:2], *shape).numpy()
+        start += size
+    return Reference("closed form", draws, summarise(draws), settings={"seed": task.options.seed})
+
+
+def independent_reference(task: Task, budget: Budget) -> Reference:
+    """Return the animal's own independent draws of the posterior, dealt out to as many chains as HMC would have."""
+    if task.animal.exact_draws is None:
+        raise ValueError(f"task: got {task.animal.name}, expected an animal with exact draws")
+    drawn = task.animal.exact_draws(task.data, budget.chains * budget.reference_draws, task.options.seed)
+    shape = (budget.chains, budget.reference_draws)
+    draws = {site: value.double().reshape(*shape, *value.shape[1:]).numpy() for site, value in drawn.items()}
+    return Reference("exact draws", draws, summarise(draws), settings={"seed": task.options.seed})
