@@ -47,7 +47,7 @@ from physzoo.models.darcy2d import Darcy2D
 from physzoo.models.poisson1d import Poisson1D
 from physzoo.physics import FixedBasis, Surrogate
 
-SEED = 88700
+SEED = 88500
 EFFECTIVE = 1000
 
 
@@ -55,7 +55,7 @@ EFFECTIVE = 1000
 class Size:
     """How much work; the guide's in 1D, which refines through the solver, and in 2D, through the network."""
 
-    sets: int = 12
+    sets: int = 3
     draws: int = 50
     steps: int = 2500
     solves: int = 4096
@@ -166,14 +166,14 @@ def rows_of(name: str, make: Callable[[], Any], size: Size, flat: bool) -> list[
     }
     truths = []
     for i, y in enumerate(data):
-        truths.append(sampled(model, y, 2 * size.draws, SEED + 100 + i).moments)
-        network = sampled(replaced, y, size.draws, SEED + 200 + i)
+        truths.append(sampled(model, y, 2 * size.draws, SEED + 10 + i).moments)
+        network = sampled(replaced, y, size.draws, SEED + 20 + i)
         found = (
-            sampled(model, y, size.draws, SEED + 300 + i),
+            sampled(model, y, size.draws, SEED + 30 + i),
             network,
             weighted(model, replaced, y, network),
-            guided(single, guide, y, SEED + 400 + i, weigh=False),
-            guided(single, guide, y, SEED + 400 + i, weigh=True),
+            guided(single, guide, y, SEED + 40 + i, weigh=False),
+            guided(single, guide, y, SEED + 40 + i, weigh=True),
         )
         for (_, kept), one in zip(methods.values(), found, strict=True):
             kept.append(one)

@@ -5,7 +5,8 @@
 2,000 / 200 / 500 images of the generator (colour, centre, up to three neighbours, noise of sd .015: noise floor of the MAE
 .0120); the 2,000 are trained on in all their eight symmetric positions. PCA has as many components as 21, or as the grey box
 has numbers in its code. The grey box is trained from every seed, each baseline from the first. The angle's error and
-intervals are those on the circle of period pi. There are no published numbers to compare with: the source shows pictures.
+intervals are those on the circle of period pi. 500 images say a coverage of 98 % to .6 points; "many" is the coverage of 2,000
+more, of another seed. There are no published numbers to compare with: the source shows pictures.
 Killed, it goes on where it was.
 """
 
@@ -19,6 +20,7 @@ from torch import nn
 
 from physzoo.inference.reconstruction import evaluate
 from physzoo.models.baselines import BlackBox
+from physzoo.models.datasets.galaxy import RANGES, generate
 from physzoo.models.datasets.splits import Split
 from physzoo.models.galaxy import DATA, PERIOD, TRAINING, Galaxy, WithAngle, turned_split
 from physzoo.models.image_networks import ImageEncoder
@@ -26,6 +28,7 @@ from physzoo.models.image_networks import ImageEncoder
 SIZE = 32
 CODE, BLACK_CODE = 6, 21
 BASELINES = 1  # trainings of each baseline
+MANY, MANY_SEED = 2000, 9001
 LENGTH = CODE * (SIZE // 4) ** 2
 
 
@@ -56,14 +59,20 @@ def main() -> None:
 
 
 def disks(model: nn.Module, guide: Any, test: Split) -> dict[str, float]:
-    """Error and coverage of the position angle, on its circle; none for a model without a disk."""
+    """Error and coverage of the position angle, on its circle, and coverage on more images; none for a model without a disk."""
     if not isinstance(model, Galaxy):
         return {}
-    truths, periods = {"angle": test.truths["angle"]}, {"angle": PERIOD}
-    found = evaluate(
-        model, WithAngle(guide), test.data, truths=truths, periods=periods, draws=1, intervals=200, bound=0
-    )
-    return {name: value for name, value in found.flat().items() if name.startswith("angle")}
+    many = generate(MANY_SEED, (1, 1, MANY), SIZE).test
+    found, more = judged(model, guide, test, ("angle",)), judged(model, guide, many, tuple(RANGES))
+    own = {name: value for name, value in found.items() if name.startswith("angle")}
+    return {**own, **{f"many_{name}": more[name] for name in (f"{site}_covered_95" for site in RANGES)}}
+
+
+def judged(model: Galaxy, guide: Any, split: Split, sites: tuple[str, ...]) -> dict[str, float]:
+    """Return errors and coverage of some unknowns of the disk, the angle among them."""
+    truths = {site: split.truths[site] for site in sites}
+    how: dict[str, Any] = {"periods": {"angle": PERIOD}, "draws": 1, "intervals": 200, "bound": 0}
+    return evaluate(model, WithAngle(guide), split.data, truths=truths, **how).flat()
 
 
 if __name__ == "__main__":

@@ -34,6 +34,8 @@ SITES = ("alpha", "beta", "gamma", "delta", "initial_state", "sigma")
 def published() -> np.ndarray:
     shared = Path(os.environ.get("PHYSZOO_SHARED", Path(__file__).parents[2] / "shared"))
     path = shared / "data/posteriordb/hudson_lynx_hare-lotka_volterra.npz"
+    if not path.is_file():
+        raise SystemExit(f"PHYSZOO_SHARED: got '{shared}', expected a folder with data/posteriordb/{path.name}")
     draws = np.load(path, allow_pickle=False)["draws"]
     return draws.transpose(0, 2, 1).reshape(-1, 8)
 

@@ -69,7 +69,7 @@ def trained(short: bool, seed: int, quick: bool) -> tuple[AmortizedGuide, float]
 class Case:
     """Data sets of one noise, the first of them with references (SETS, S, d)."""
 
-    model: Poisson1D
+    model: Any
     pairs: Mapping[str, Tensor]
     references: Tensor
     trust: Row
@@ -157,7 +157,7 @@ def bars(rows: Rows, seed: int, quick: bool) -> Row:
             cases[noise] = case(noise, seed + 100 + len(cases), quick)
         for base in BASES:
             key, own, guide = (training, noise, base), cases[noise], stages[training][0]
-            rows.add(key, lambda key=key, own=own, guide=guide: bar(*key, guide, own, seed + 200, quick))
+            rows.add((*key, seed), lambda key=key, own=own, guide=guide: bar(*key, guide, own, seed + 200, quick))
     return {
         "references": {f"noise {noise:g}": own.trust for noise, own in cases.items()},
         "training_cpu_seconds": {training: seconds for training, (_, seconds) in stages.items()},
@@ -173,13 +173,16 @@ def aquifer(rows: Rows, seed: int, quick: bool) -> Row:
     chains = channel_darcy.references(model, y, modes, seed + 2, quick)
     references = torch.stack([torch.from_numpy(found.draws["w"]).flatten(0, 1) for found in chains])
     steps = STEPS // (20 if quick else 1)
-    for base, full in BASES.items():
-        fitted, costs = guide, {}
+
+    def line(base: str) -> Row:
+        full, fitted, costs = BASES[base], guide, {}
         if full is not None:
             fitted, spent = relaxed(model, guide, y, full, seed, steps, FEW)
             costs = {"gradients": steps * FEW, "cpu_seconds_all": spent}
-        found = judged(model, fitted, y, references, "w", seed + 3)
-        rows.add((base,), lambda row={"base": base} | found | costs: row)
+        return {"base": base} | judged(model, fitted, y, references, "w", seed + 3) | costs
+
+    for base in BASES:
+        rows.add((base, seed), lambda base=base: line(base))
     trust = {"r_hat": [found.r_hat for found in chains], "ess": [found.ess for found in chains]}
     return {"references": trust, "training_cpu_seconds": seconds, "data_sets": len(y)}
 

@@ -17,8 +17,8 @@ from .residual import StateGuide
 from .sites import seeded
 
 PATTERN_SEED = 0
+NOISE = 100.0  # times the machine's precision: a direction of which less is new is rounding
 SYMMETRIC_TO = 1e-6  # of the largest entry of dr/du
-TINY = 1e-200
 
 
 class Residual(Protocol):
@@ -56,10 +56,10 @@ class PreconditionedGuide(StateGuide):
     energy, or half a sum of squares that r is the gradient of): then u = m + s_r D V L^-1/2 [T, 0; 0, I] e, and the steps
     minimise E.
 
-    A draw costs ``steps + colours + 1`` evaluations of the residual: diag A(z) is read off sums of columns that share no row
-    (2 colours for a bar, 3 or 4 for triangles, n for a dense A). The optimum does not depend on s_r: with
-    ``scale`` (and the model's) as large as the load, mean and spread weigh alike and training is quick; set ``guide.scale``
-    to the one wanted afterwards.
+    A draw costs ``steps + colours + 1`` evaluations of the residual: diag A(z) is read off sums of columns of which no two
+    meet in a row that belongs to one of them (2 colours for a bar, 3 or 4 for triangles, n for a dense A). The optimum does
+    not depend on s_r: with ``scale`` (and the model's) as large as the load, mean and spread weigh alike and training is
+    quick; set ``guide.scale`` to the one wanted afterwards.
 
     Args:
         guide_z: a guide of the unknowns that returns site values by name: the prior, to learn q(u | z) for all z; replace it
@@ -224,12 +224,17 @@ class PreconditionedGuide(StateGuide):
         for _ in range(self.steps):
             d = self._inverse(operator, r)
             image = self._problem[0].residual(d, operator.z) - operator.at_zero
+            least = (image * (d if self.energy else image)).sum(-1, keepdim=True) * (
+                NOISE * torch.finfo(r.dtype).eps
+            ) ** 2
             for other, seen_image, seen, square in earlier:
                 share = (image * seen).sum(-1, keepdim=True) / square
                 d, image = d - share * other, image - share * seen_image
             against = d if self.energy else image
-            square = (image * against).sum(-1, keepdim=True).clamp_min(TINY)
-            length = (r * against).sum(-1, keepdim=True) / square
+            square = (image * against).sum(-1, keepdim=True)
+            new = square > least  # what is left of the direction is more than rounding
+            square = torch.where(new, square, 1.0)
+            length = torch.where(new, (r * against).sum(-1, keepdim=True) / square, 0.0)
             u, r = u - length * d, r - length * image
             earlier.append((d, image, against, square))
         return u

@@ -34,7 +34,7 @@ class RelaxedBase(AmortizedGuide):
 
     Raises:
         TypeError: ``guide`` is not from ``amortize``.
-        ValueError: its family is no flow; later, data sets that the guide was not made for.
+        ValueError: it has no encoder, or its family is no flow; later, data sets that the guide was not made for.
 
     Source: Siahkoohi, Rizzuti, Orozco, Herrmann, arXiv:2207.11640 (diagonal).
 
@@ -49,6 +49,8 @@ class RelaxedBase(AmortizedGuide):
     def __init__(self, guide: AmortizedGuide, data: Data, full: bool = False) -> None:
         if not isinstance(guide, AmortizedGuide):
             raise TypeError(f"guide: got {shown(guide)}, expected a guide from amortize")
+        if guide.encoder is None:
+            raise ValueError("guide: got one of a single data set (encoder None), expected an amortised guide")
         named("data", data)
         with torch.no_grad():
             context, refined = guide.context(data)

@@ -36,6 +36,7 @@ Half of these images are simulated around the codes of training images: the prio
 neighbour, the codes of images do, and a guide that has not seen them is off, and too sure, where one stands by the disk.
 The noise of that stage is the one that most pixels show (``robust_noise``): the sd that the ELBO learns also pays for the few
 neighbours that the code does not hold, and makes the intervals of all images too wide.
+The stage is the longest: until the network has learnt to read an image, its intervals are too wide, those of the angle last.
 
 Source of the disk and of the idea: Takeishi & Kalousis, arXiv:2102.13156, section 4.3; network, code and priors by physzoo.
 """
@@ -257,7 +258,7 @@ TRAINING: dict[str, Any] = {
     "learning_rate": 3e-3,
     "batch_size": 64,
     "finish": {
-        "steps": 3000,
+        "steps": 8000,
         "learning_rate": 2e-3,
         "batch_size": 128,
         "drawn_codes": True,

@@ -29,7 +29,12 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="An animal, as in physzoo list.")]
 Out = Annotated[Path, typer.Option(help="Folder of the report.")]
-Guide = Annotated[str | None, typer.Option(help="Guide family: diagonal, low_rank, full, planar, spline.")]
+Guide = Annotated[
+    str | None,
+    typer.Option(
+        help="Guide family: diagonal, low_rank, full, planar, coupling, iaf, spline; for animals without one of their own."
+    ),
+]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps; the recipe's by default.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything.")]
 Device = Annotated[str | None, typer.Option(help="Where the fit runs: cpu, cuda, ...")]
@@ -270,7 +275,7 @@ def certificate(found: dict[str, Any] | None) -> str:
     if not found:
         return "-"
     parts = [f"C2ST {found['c2st']:.3f}"] if isinstance(found.get("c2st"), float) else []
-    parts += [str(found[key]) for key in ("calibration", "date") if found.get(key)]
+    parts += [str(found[key]) for key in ("calibration", "date", "command") if found.get(key)]
     return ", ".join(parts) or "-"
 
 

@@ -141,7 +141,13 @@ def fewer(steps: int, quick: bool) -> int:
 
 
 def settings_of(animal: Animal, options: RunOptions) -> dict[str, Any]:
-    """Return what identifies a run: two runs with equal settings find the same."""
+    """Return what identifies a run: two runs with equal settings find the same.
+
+    Raises:
+        BadInput: a guide for an animal that has its own.
+    """
+    if animal.training is not None and options.guide not in (None, OWN):
+        raise BadInput(f"--guide: got '{options.guide}', expected none: {animal.name} has a guide of its own")
     recipe = recipe_of(animal, options)
     return {
         "name": animal.name,
@@ -179,8 +185,6 @@ def build_task(animal: Animal, options: RunOptions, whitening: Whitening | None,
         model = animal.model()
     data = animal.data()
     if animal.training is not None:
-        if options.guide not in (None, OWN):
-            raise BadInput(f"--guide: got '{options.guide}', expected none: {animal.name} has a guide of its own")
         splits = animal.training.splits(DATA_SEED) if simulations else None
         make = animal.training.make or cleansing_guide
         seen = None if splits is None else splits.train.x

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -77,6 +78,9 @@ def test_list_names_every_animal() -> None:
     for name, row in zip(names(), rows[1:], strict=True):
         assert get(name).physics in row
         assert get(name).guide in row
+    certified = [row for row in rows[1:] if not row.endswith(" -")]
+    assert certified
+    assert all(re.search(r"20\d\d-\d\d-\d\d, python benchmarks/\w+\.py", row) for row in certified)
 
 
 @pytest.mark.parametrize("name", names())
@@ -116,6 +120,7 @@ def test_a_fit_leaves_settings_checkpoint_and_posterior(fitted: Path) -> None:
         (("run", "unicorn", "--out", "new"), ("name", "'unicorn'", "lynx_hare")),
         (("run", "lynx_hare"), ("--out",)),
         (("run", "lynx_hare", "--out", "new", "--guide", "horse"), ("--guide", "'horse'", "spline")),
+        (("fit", "pendulum", "--out", "new", "--guide", "spline"), ("--guide", "'spline'", "guide of its own")),
         (("run", "lynx_hare", "--out", "new", "--steps", "0"), ("--steps", "0", "at least 1")),
         (("run", "lynx_hare", "--out", "new", "--steps", "many"), ("--steps",)),
         (("run", "lynx_hare", "--out", "new", "--seed", "-1"), ("--seed", "-1")),

@@ -98,6 +98,11 @@ def test_each_data_set_is_known_again_in_any_order_and_others_are_refused():
         relaxed.sample({}, 1)
 
 
+def test_a_guide_of_one_data_set_is_refused():
+    with pytest.raises(ValueError, match="guide: got one of a single data set"):
+        RelaxedBase(amortize(Linear(), None, "spline", example={"y": Y[0]}), {"y": Y[0]})
+
+
 def test_it_keeps_its_state_and_its_precision():
     guide = first_stage("spline", refine=1, transforms=2, tail=8.0)
     relaxed, other = RelaxedBase(guide, {"y": Y}), RelaxedBase(guide, {"y": Y})

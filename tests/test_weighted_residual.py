@@ -105,6 +105,13 @@ def test_the_diagonal_of_any_sparse_operator_takes_few_sums():
     torch.testing.assert_close(guide._operator(z).scaling, (-0.5 * z[:, :1]).exp().expand(4, 36))
 
 
+def test_steps_after_the_solution_change_nothing_in_single_precision():
+    diagonal = torch.tensor([5.0, 5.0, 5.0])
+    problem = type("Diagonal", (), {"residual": staticmethod(lambda u, z: u * diagonal - 1.0)})()
+    guide = PreconditionedGuide(standard_normal, problem, 3, torch.zeros(8), 1e-3, steps=6)
+    torch.testing.assert_close(guide.mean(draws(4, 8).float()), torch.full((4, 3), 0.2))
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_brings_the_mean_closer_and_as_many_as_entries_solve(name):
     make, size, options = CASES[name]
