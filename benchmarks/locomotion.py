@@ -3,9 +3,10 @@
     python benchmarks/locomotion.py --source FOLDER [--seeds 11 12 13] [--only ROW ...] [--steps N] [--split valid|test|folds]
 
 FOLDER holds train.npz and valid.npz (400 and 100 strides; and test.npz where there is one); without it synthetic strides
-serve. "folds" is what settings were chosen by: five-fold cross-validation inside the training strides. Angles in rad; a sum
-of squares is over the 303 angles of one stride; "physics_share" is 1 - (sum of squares of the physics alone) / (that of the
-training mean). Every row is trained on strides made from the training strides alone (models/stride_augmentation.py).
+serve, and nothing is stored. "folds" is what settings were chosen by: five-fold cross-validation inside the training
+strides. Angles in rad; a sum of squares is over the 303 angles of one stride; "physics_share" is 1 - (sum of squares of the
+physics alone) / (that of the training mean). Every row is trained on strides made from the training strides alone
+(models/stride_augmentation.py).
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ from physzoo.models import locomotion, locomotion_attentive_flow
 from physzoo.models.baselines import BlackBox, black_box_guide
 from physzoo.models.datasets import gait_files
 from physzoo.models.datasets import locomotion as synthetic
-from physzoo.models.locomotion import Locomotion, locomotion_guide
+from physzoo.models.locomotion import Locomotion
 from physzoo.models.locomotion_attentive_flow import ABLATION, AttentiveFlowLocomotion, guide_options
+from physzoo.models.locomotion_guide import locomotion_guide
 from physzoo.models.pca import PCA, SEEN, LinearCode, LinearPlusNetwork, SkipEncoder, start_at
 from physzoo.models.stride_augmentation import augmented
 
@@ -186,11 +188,10 @@ def main() -> None:
                 runs.append(judge(model, guide, known, held, seconds))
                 print(line.name, seed, {k: round(v, 4) for k, v in runs[-1].items()}, flush=True)
         table.append(summary(line.name, runs, PUBLISHED.get(line.name)))
-    if given.name == "none":
+    if given.name == "none" or given.source is None:
         print(table_text(table))
         return
-    real = splits.source if given.source else "synthetic strides"
-    store(given.name, table, split=given.split, seeds=given.seeds, data=real, source=SOURCE, code=CODE)
+    store(given.name, table, split=given.split, seeds=given.seeds, data=splits.source, source=SOURCE, code=CODE)
 
 
 def closed(known: Tensor, held: Tensor) -> list[tuple[str, Any]]:

@@ -13,7 +13,7 @@ Source: Takeishi & Kalousis, arXiv:2102.13156.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pyro
@@ -139,3 +139,9 @@ class GreyBox(PyroModule):
     def sd(self) -> Tensor:
         """The noise sd, or the median of its prior where it is inferred."""
         return self.log_scale.detach().exp()
+
+
+def joined(z: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """Return the vectors of some sites as one, leading dimensions broadcast."""
+    shape = torch.broadcast_shapes(*(z[name].shape[:-1] for name in names))
+    return torch.cat([z[name].expand(*shape, -1) for name in names], -1)

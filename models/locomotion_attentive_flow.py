@@ -22,7 +22,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from .locomotion import DATA, STRIDE, UNKNOWNS, Locomotion, locomotion_guide
+from .locomotion import DATA, STRIDE, UNKNOWNS, Locomotion
+from .locomotion_guide import locomotion_guide
 from .pca import PCA
 from .registry import Animal, Quantity, Training, register, trained_by
 

@@ -17,8 +17,9 @@ from physzoo.inference.fit import fit
 from physzoo.inference.grey_box import GreyBoxELBO
 from physzoo.models.contract import check_model
 from physzoo.models.datasets.locomotion import generate
-from physzoo.models.locomotion import Locomotion, locomotion_guide
+from physzoo.models.locomotion import Locomotion
 from physzoo.models.locomotion_attentive_flow import ABLATION, AttentiveFlowLocomotion, guide_options
+from physzoo.models.locomotion_guide import locomotion_guide
 from physzoo.models.stride_augmentation import augmented
 from physzoo.physics.hamiltonian import CanonicalMap, PeriodicHamiltonian
 from physzoo.physics.ode import ODEProblem

@@ -34,7 +34,8 @@ from physzoo.inference.closed_forms import principal_components
 from physzoo.inference.grey_box import GreyBoxELBO
 from physzoo.inference.reconstruction import evaluate
 from physzoo.models.datasets import system
-from physzoo.models.locomotion import JOINT_NAMES, Locomotion, locomotion_guide
+from physzoo.models.locomotion import JOINT_NAMES, Locomotion
+from physzoo.models.locomotion_guide import locomotion_guide
 from physzoo.models.stride_augmentation import augmented
 
 torch.set_num_threads(1)  # the tensors are small: a second thread costs more than it helps
