@@ -43,7 +43,7 @@ class PlanarArm(Problem):
         super().__init__()
         values = numbers("lengths", lengths, "positive lengths of links")
         if values.dim() != 1 or not len(values) or not bool((values > 0).all()):
-            raise ValueError(f"lengths got {shown(lengths)}, expected positive lengths, at least one")
+            raise ValueError(f"lengths: got {shown(lengths)}, expected positive lengths, at least one")
         self.register_buffer("lengths", values.to(dtype or torch.get_default_dtype()))
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:

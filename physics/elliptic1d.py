@@ -71,16 +71,16 @@ class Elliptic1D(Problem):
         dtype_of_floats(dtype)
         ends = numbers("domain", domain, "two increasing numbers")
         if ends.shape != (2,) or not ends[0] < ends[1]:
-            raise ValueError(f"domain got {shown(domain)}, expected two increasing numbers")
+            raise ValueError(f"domain: got {shown(domain)}, expected two increasing numbers")
         left, right = ends.tolist()
         held = numbers("boundary", boundary, "two numbers")
         if held.shape != (2,):
-            raise ValueError(f"boundary got {shown(boundary)}, expected two numbers")
+            raise ValueError(f"boundary: got {shown(boundary)}, expected two numbers")
         positions = numbers("sensors", sensors, f"points in [{left}, {right}]")
         inside = (positions >= left) & (positions <= right)
         if positions.dim() != 1 or not len(positions) or not bool(inside.all()):
             got = shown(positions.tolist())
-            raise ValueError(f"sensors got {got}, expected at least one point in [{left}, {right}]")
+            raise ValueError(f"sensors: got {got}, expected at least one point in [{left}, {right}]")
         self.log_conductivity = log_conductivity
         self.elements = elements
         self.width = (right - left) / elements
@@ -161,6 +161,6 @@ class Elliptic1D(Problem):
         else:
             element = numbers("source", source, f"a number, {n} of them, or a function of x")
             if element.dim() and element.shape != (n,):
-                raise ValueError(f"source got shape {tuple(element.shape)}, expected a number or ({n},)")
+                raise ValueError(f"source: got shape {tuple(element.shape)}, expected a number or ({n},)")
             falling = rising = element.expand(n) * h / 2
         return rising[:-1] + falling[1:]

@@ -73,13 +73,13 @@ class Elliptic2D(Problem):
         super().__init__()
         self.cells, self.blocks = whole("cells", cells, 2), whole("blocks", blocks, 1)
         if self.cells % self.blocks:
-            raise ValueError(f"cells got {cells}, expected a multiple of the {blocks} blocks")
+            raise ValueError(f"cells: got {cells}, expected a multiple of the {blocks} blocks")
         if on_failure not in ("raise", "reject"):
-            raise ValueError(f"on_failure got {on_failure!r}, expected 'raise' or 'reject'")
+            raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'reject'")
         expected = "positions in [0, 1]"
         positions = numbers("sensors", sensors, expected)
         if positions.dim() != 1 or not len(positions) or not bool(((positions >= 0) & (positions <= 1)).all()):
-            raise ValueError(f"sensors got {shown(positions.tolist())}, expected at least one of {expected}")
+            raise ValueError(f"sensors: got {shown(positions.tolist())}, expected at least one of {expected}")
         self.on_failure = on_failure
         self.inner = self.cells - 1
         node = torch.arange(1, self.cells, dtype=torch.float64)
@@ -145,7 +145,7 @@ class Elliptic2D(Problem):
         for i in range(self.inner):
             factor, info = torch.linalg.cholesky_ex(line)
             if bool(info.any()):
-                raise SolveError(f"z got log coefficients {_range(log_a)}, whose matrix is numerically singular")
+                raise SolveError(f"z: got log coefficients {_range(log_a)}, whose matrix is numerically singular")
             value = value + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             if i + 1 < self.inner:
                 half = torch.linalg.solve_triangular(factor, between[..., i, :, :], upper=False)
@@ -158,7 +158,7 @@ class Elliptic2D(Problem):
     def _raise(self, sample: int, shape: torch.Size, log_a: Tensor) -> None:
         place = f" at sample {tuple(int(i) for i in np.unravel_index(sample, shape))}" if shape else ""
         found = _range(log_a.detach().expand(*shape, -1).reshape(-1, self.blocks**2)[sample])
-        raise SolveError(f"z got log coefficients {found}{place}, expected finite ones of a regular matrix")
+        raise SolveError(f"z: got log coefficients {found}{place}, expected finite ones of a regular matrix")
 
     def _corners(self) -> Tensor:
         """Place in the state of each cell's corners, cells by blocks, shape (B^2, (n / B)^2, 4); the border's is its end."""
@@ -174,7 +174,7 @@ class Elliptic2D(Problem):
         if not callable(source):
             value = numbers("source", source, "a number or a function of x and y")
             if value.dim():
-                raise ValueError(f"source got shape {tuple(value.shape)}, expected a number or a function of x and y")
+                raise ValueError(f"source: got shape {tuple(value.shape)}, expected a number or a function of x and y")
             return (value * h**2).repeat((n - 1) ** 2)
         ends = torch.tensor([0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5], dtype=torch.float64)
         line = ((torch.arange(n, dtype=torch.float64)[:, None] + ends) * h).flatten()

@@ -103,7 +103,7 @@ class FEMProblem(Problem):
         from . import fem_assembly, fem_forms
 
         if on_failure not in ("raise", "reject"):
-            raise ValueError(f"on_failure got {on_failure!r}, expected 'raise' or 'reject'")
+            raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'reject'")
         fem_forms.check_problem(form, u, parameters, bcs)
         form = fem_forms.fix_degree(form, quadrature_degree)
         self.on_failure = on_failure
@@ -183,14 +183,14 @@ class FEMProblem(Problem):
     def observe(self, u: Tensor) -> Tensor:
         """Return the state at the sensors, shape (..., sensors); point by point for vectors."""
         if "sensor_dofs" not in self._buffers:
-            raise ValueError("sensors got None, expected points or a sparse matrix where observe is called")
+            raise ValueError("sensors: got None, expected points or a sparse matrix where observe is called")
         values = self.full(u)[..., self.sensor_dofs]
         return (values * self.sensor_weights.to(values.dtype)).sum(-1)
 
     def full(self, u: Tensor) -> Tensor:
         """Return all dofs, shape (..., dofs): the free ones u and the Dirichlet values."""
         if u.shape[-1] != self.free_dofs.numel():
-            raise ValueError(f"u got shape {tuple(u.shape)}, expected (..., {self.free_dofs.numel()}) free dofs")
+            raise ValueError(f"u: got shape {tuple(u.shape)}, expected (..., {self.free_dofs.numel()}) free dofs")
         fixed = self.boundary_values.to(u.dtype).expand(*u.shape[:-1], -1)
         return torch.cat([u, fixed], -1)[..., self._buffers["_place"]]
 
@@ -223,7 +223,7 @@ class FEMProblem(Problem):
         function: Any = self._system.u if name is None else self._system.parameters.get(name)
         if function is None or not hasattr(function, "x"):
             fields = [key for key, value in self._system.parameters.items() if hasattr(value, "x")]
-            raise ValueError(f"name got {name!r}, expected a field: {', '.join(fields)} or None for the state")
+            raise ValueError(f"name: got {name!r}, expected a field: {', '.join(fields)} or None for the state")
         return function.function_space
 
     def tangent(self, z: Unknowns, direction: Unknowns) -> tuple[Tensor, Tensor]:
@@ -234,7 +234,7 @@ class FEMProblem(Problem):
         values, shape, like = self._flat(z)
         steps, shape_of_step, _ = self._flat(direction)
         if shape or shape_of_step:
-            raise ValueError(f"z, direction got leading shapes {shape}, {shape_of_step}, expected one sample")
+            raise ValueError(f"z, direction: got leading shapes {shape}, {shape_of_step}, expected one sample")
         u, du = self._system.tangent([v[0].detach().numpy() for v in values], [v[0].detach().numpy() for v in steps])
         return torch.from_numpy(u).to(like), torch.from_numpy(du).to(like)
 
@@ -246,11 +246,11 @@ class FEMProblem(Problem):
     def _named(self, z: Unknowns) -> Mapping[str, Tensor]:
         if isinstance(z, Tensor):
             if len(self.parameter_shapes) != 1:
-                raise TypeError(f"z got one tensor, expected a mapping with {', '.join(self.parameter_shapes)}")
+                raise TypeError(f"z: got one tensor, expected a mapping with {', '.join(self.parameter_shapes)}")
             return {next(iter(self.parameter_shapes)): z}
         if set(z) != set(self.parameter_shapes):
             raise ValueError(
-                f"z got the names {', '.join(sorted(z))}, expected {', '.join(sorted(self.parameter_shapes))}"
+                f"z: got the names {', '.join(sorted(z))}, expected {', '.join(sorted(self.parameter_shapes))}"
             )
         return z
 
@@ -268,11 +268,11 @@ class FEMProblem(Problem):
         for name, tensor, event in entries:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise TypeError(f"{name} got {got}, expected a floating-point tensor")
+                raise TypeError(f"{name}: got {got}, expected a floating-point tensor")
             split = max(tensor.dim() - len(event), 0)
             if tensor.shape[split:] != event:
                 expected = ", ".join(["...", *map(str, event)])
-                raise ValueError(f"{name} got shape {tuple(tensor.shape)}, expected ({expected})")
+                raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected ({expected})")
             leading[name] = tensor.shape[:split]
         shape = self._common(leading)
         flat, dtype = [], entries[0][1].dtype
@@ -294,7 +294,7 @@ class FEMProblem(Problem):
             return tuple(torch.broadcast_shapes(*sizes))
         except RuntimeError as error:
             got = ", ".join(f"{name} {tuple(size)}" for name, size in leading.items())
-            raise ValueError(f"leading shapes got {got}, expected shapes that broadcast") from error
+            raise ValueError(f"leading shapes: got {got}, expected shapes that broadcast") from error
 
     @staticmethod
     def _back(out: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:

@@ -27,31 +27,31 @@ def check_problem(form: ufl.Form, u: fem.Function, parameters: Mapping[str, Para
         TypeError, ValueError: a part does not fit.
     """
     if not isinstance(form, ufl.Form):
-        raise TypeError(f"form got {type(form).__name__}, expected a ufl.Form, the residual F(u, z; v)")
+        raise TypeError(f"form: got {type(form).__name__}, expected a ufl.Form, the residual F(u, z; v)")
     if not isinstance(u, fem.Function):
-        raise TypeError(f"u got {type(u).__name__}, expected a dolfinx.fem.Function")
+        raise TypeError(f"u: got {type(u).__name__}, expected a dolfinx.fem.Function")
     arguments = form.arguments()
     if len(arguments) != 1 or arguments[0].ufl_function_space() != u.function_space:
-        raise ValueError(f"form got {len(arguments)} arguments, expected one test function, of the space of u")
+        raise ValueError(f"form: got {len(arguments)} arguments, expected one test function, of the space of u")
     if u not in form.coefficients():
-        raise ValueError("form got no u, expected a residual that contains the state")
+        raise ValueError("form: got no u, expected a residual that contains the state")
     if u.function_space.mesh.comm.size > 1:
         raise ValueError(
-            f"u got a mesh on {u.function_space.mesh.comm.size} processes, expected one: use MPI.COMM_SELF"
+            f"u: got a mesh on {u.function_space.mesh.comm.size} processes, expected one: use MPI.COMM_SELF"
         )
     if not parameters:
-        raise ValueError("parameters got none, expected at least one name with a function or constant of the form")
+        raise ValueError("parameters: got none, expected at least one name with a function or constant of the form")
     known = (*form.coefficients(), *form.constants())
     for name, parameter in parameters.items():
         if not isinstance(parameter, Parameter):
-            raise TypeError(f"parameter {name!r} got {type(parameter).__name__}, expected a fem.Function or Constant")
+            raise TypeError(f"parameter {name!r}: got {type(parameter).__name__}, expected a fem.Function or Constant")
         if parameter is u or parameter not in known:
-            raise ValueError(f"parameter {name!r} got a function that the form does not hold as a parameter")
+            raise ValueError(f"parameter {name!r}: got a function that the form does not hold as a parameter")
         if isinstance(parameter, fem.Constant) and len(parameter.ufl_shape) > 1:
-            raise ValueError(f"parameter {name!r} got shape {parameter.ufl_shape}, expected a scalar or a vector")
+            raise ValueError(f"parameter {name!r}: got shape {parameter.ufl_shape}, expected a scalar or a vector")
     for bc in bcs:
         if any(bc.g is parameter for parameter in parameters.values()):
-            raise ValueError("bcs got an unknown parameter as boundary value, expected fixed values")
+            raise ValueError("bcs: got an unknown parameter as boundary value, expected fixed values")
 
 
 def fix_degree(form: ufl.Form, degree: int | None = None) -> ufl.Form:

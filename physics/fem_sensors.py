@@ -58,7 +58,7 @@ def sensor_table(space: fem.FunctionSpace, sensors) -> tuple[np.ndarray, np.ndar
         matrix = sparse.csr_array(sensors)
         dofs = space.dofmap.index_map.size_local * space.dofmap.index_map_bs
         if matrix.shape[1] != dofs:
-            raise ValueError(f"sensors got a matrix of shape {matrix.shape}, expected (m, {dofs})")
+            raise ValueError(f"sensors: got a matrix of shape {matrix.shape}, expected (m, {dofs})")
     else:
         matrix = interpolation_matrix(space, sensors)
     counts = np.diff(matrix.indptr)

@@ -71,24 +71,24 @@ class KarhunenLoeve(nn.Module):
     ):
         super().__init__()
         if not isinstance(points, Tensor):
-            raise TypeError(f"points got {shown(points)}, expected floats (n, dimension)")
+            raise TypeError(f"points: got {shown(points)}, expected floats (n, dimension)")
         points = points[:, None] if points.dim() == 1 else points
         if points.dim() != 2 or not points.is_floating_point() or not bool(torch.isfinite(points).all()):
-            raise ValueError(f"points got {shown(points)}, expected finite floats (n, dimension)")
+            raise ValueError(f"points: got {shown(points)}, expected finite floats (n, dimension)")
         n, dtype = points.shape[0], points.dtype
         if not isinstance(covariance, str) or covariance not in COVARIANCES:
-            raise ValueError(f"covariance got {covariance!r}, expected one of {', '.join(COVARIANCES)}")
+            raise ValueError(f"covariance: got {covariance!r}, expected one of {', '.join(COVARIANCES)}")
         if whole("modes", modes, 1) > n:
-            raise ValueError(f"modes got {modes}, expected 1 to {n}, the number of points")
+            raise ValueError(f"modes: got {modes}, expected 1 to {n}, the number of points")
         length = positive("length", length)
         standard_deviation = positive("standard_deviation", standard_deviation)
         weights = numbers("weights", 1.0 / n if weights is None else weights, f"{n} positive numbers")
         weights = weights.expand(n).clone() if weights.dim() == 0 else weights
         if weights.shape != (n,) or not bool((weights > 0).all()):
-            raise ValueError(f"weights got shape {tuple(weights.shape)}, expected {n} positive numbers")
+            raise ValueError(f"weights: got shape {tuple(weights.shape)}, expected {n} positive numbers")
         mean = numbers("mean", mean, f"a number or {n} of them")
         if mean.dim() and mean.shape != (n,):
-            raise ValueError(f"mean got shape {tuple(mean.shape)}, expected a number or ({n},)")
+            raise ValueError(f"mean: got shape {tuple(mean.shape)}, expected a number or ({n},)")
 
         x, root = points.double(), weights.double().sqrt()
         correlation = COVARIANCES[covariance](torch.cdist(x, x) / length)
@@ -114,7 +114,7 @@ class KarhunenLoeve(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return the field's values at the points, shape (..., n), for z of shape (..., d)."""
         if floats("z", z, self.modes).dtype != self.basis.dtype:
-            raise TypeError(f"z got {z.dtype}, expected {self.basis.dtype}, the dtype of the points")
+            raise TypeError(f"z: got {z.dtype}, expected {self.basis.dtype}, the dtype of the points")
         return self.mean + z @ self.basis
 
     def extra_repr(self) -> str:

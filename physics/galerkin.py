@@ -37,9 +37,9 @@ class Galerkin(Problem):
     def __init__(self, problem: Problem, basis: Tensor) -> None:
         super().__init__()
         if not all(callable(getattr(problem, name, None)) for name in ("residual", "observe")):
-            raise TypeError(f"problem got {shown(problem)}, expected a Problem")
+            raise TypeError(f"problem: got {shown(problem)}, expected a Problem")
         if floats("basis", basis, None, None).dim() != 2 or torch.linalg.matrix_rank(basis) < basis.shape[1]:
-            raise ValueError(f"basis got {shown(basis)}, expected independent columns (n, m)")
+            raise ValueError(f"basis: got {shown(basis)}, expected independent columns (n, m)")
         self.problem = problem
         self.register_buffer("basis", basis)
 
@@ -82,7 +82,7 @@ def sines(nodes: int, modes: int, dtype: torch.dtype | None = None) -> Tensor:
     """
     whole("nodes", nodes, 1)
     if whole("modes", modes, 1) > nodes:
-        raise ValueError(f"modes got {modes}, expected 1 to {nodes}, the number of nodes")
+        raise ValueError(f"modes: got {modes}, expected 1 to {nodes}, the number of nodes")
     x = torch.arange(1, nodes + 1, dtype=torch.float64) / (nodes + 1)
     waves = torch.sin(torch.pi * x[:, None] * torch.arange(1, modes + 1)) * (2 / (nodes + 1)) ** 0.5
     return waves.to(dtype or torch.get_default_dtype())

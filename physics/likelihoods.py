@@ -138,7 +138,7 @@ def virtual_observables(
         physzoo's.
     """
     if not all(callable(getattr(problem, method, None)) for method in ("residual", "logdet")):
-        raise TypeError(f"site '{name}': problem got {shown(problem)}, expected a Problem with residual and logdet")
+        raise TypeError(f"site '{name}': problem: got {shown(problem)}, expected a Problem with residual and logdet")
     if event_dim is None:
         event_dim = int(getattr(problem, "state_event_dim", 1))
     r = problem.residual(u, z)
@@ -210,27 +210,27 @@ def _check(
 ) -> None:
     site = f"site '{name}':"
     if not isinstance(name, str) or not name:
-        raise TypeError(f"name got {shown(name)}, expected the name of a site")
+        raise TypeError(f"name: got {shown(name)}, expected the name of a site")
     if not isinstance(family, str) or family not in _FAMILIES:
-        raise ValueError(f"{site} family got {family!r}, expected one of {', '.join(FAMILIES)}")
+        raise ValueError(f"{site} family: got {family!r}, expected one of {', '.join(FAMILIES)}")
     if (df is None) == (family == "student_t"):
-        raise ValueError(f"{site} df got {df!r} with family {family!r}, expected a number with student_t only")
+        raise ValueError(f"{site} df: got {df!r} with family {family!r}, expected a number with student_t only")
     floats(f"{site} mean", mean)
     if mean.dim() < whole(f"{site} event_dim", event_dim, 0):
-        raise ValueError(f"{site} mean got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions")
+        raise ValueError(f"{site} mean: got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions")
     _check_positive(site, "noise", noise, mean.shape, "; a sampled scalar enters as noise[..., None]")
     if df is not None:
         _check_positive(site, "df", df, mean.shape)
     if obs is not None:
         if not isinstance(obs, Tensor) or not obs.is_floating_point():
-            raise TypeError(f"{site} obs got {shown(obs)}, expected a floating-point tensor")
+            raise TypeError(f"{site} obs: got {shown(obs)}, expected a floating-point tensor")
         event = mean.shape[mean.dim() - event_dim :]
         if obs.dim() < event_dim or obs.shape[obs.dim() - event_dim :] != event:
-            raise ValueError(f"{site} obs got shape {tuple(obs.shape)}, expected (..., {', '.join(map(str, event))})")
+            raise ValueError(f"{site} obs: got shape {tuple(obs.shape)}, expected (..., {', '.join(map(str, event))})")
         _check_broadcast(site, "obs", obs.shape, mean.shape)
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise TypeError(f"{site} mask got {shown(mask)}, expected a boolean tensor, True where observed")
+            raise TypeError(f"{site} mask: got {shown(mask)}, expected a boolean tensor, True where observed")
         _check_broadcast(site, "mask", mask.shape, mean.shape if obs is None else obs.shape)
     if pyro.settings.get("validate_distributions_pyro"):
         _check_data(site, {"noise": noise, "df": df}, obs, mask, family)
@@ -238,12 +238,12 @@ def _check(
 
 def _check_error(name: str, mean: Tensor, error: ModelError, family: str, event_dim: int) -> None:
     if not isinstance(error, ModelError):
-        raise TypeError(f"site '{name}': error got {shown(error)}, expected a ModelError, e.g. from error_covariance")
+        raise TypeError(f"site '{name}': error: got {shown(error)}, expected a ModelError, e.g. from error_covariance")
     if family != "normal" or event_dim != 1:
-        raise ValueError(f"site '{name}': error got family {family!r}, event_dim {event_dim}, expected 'normal' and 1")
+        raise ValueError(f"site '{name}': error: got family {family!r}, event_dim {event_dim}, expected 'normal' and 1")
     if mean.shape[-1:] != error.mean.shape:
         raise ValueError(
-            f"site '{name}': error got {len(error.mean)} sensors, expected {mean.shape[-1]} as in the mean"
+            f"site '{name}': error: got {len(error.mean)} sensors, expected {mean.shape[-1]} as in the mean"
         )
 
 
@@ -252,9 +252,9 @@ def _check_positive(site: str, argument: str, value: float | Tensor, mean: torch
         floats(f"{site} {argument}", value)
         _check_broadcast(site, argument, value.shape, mean, hint)
     elif isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{site} {argument} got {shown(value)}, expected a positive number or a tensor of them")
+        raise TypeError(f"{site} {argument}: got {shown(value)}, expected a positive number or a tensor of them")
     elif not 0 < value < math.inf:
-        raise ValueError(f"{site} {argument} got {value}, expected a positive number")
+        raise ValueError(f"{site} {argument}: got {value}, expected a positive number")
 
 
 def _check_data(site: str, scales: Mapping[str, Any], obs: Tensor | None, mask: Tensor | None, family: str) -> None:
@@ -262,14 +262,14 @@ def _check_data(site: str, scales: Mapping[str, Any], obs: Tensor | None, mask: 
         if isinstance(value, Tensor) and not bool(((value > 0) & (value < math.inf)).all()):
             low, high = float(value.min()), float(value.max())
             worst = f"{low:.6g} as its smallest" if low <= 0 else f"{high:.6g} as its largest"
-            raise ValueError(f"{site} {argument} got {worst} entry, expected positive numbers")
+            raise ValueError(f"{site} {argument}: got {worst} entry, expected positive numbers")
     if obs is None:
         return
     seen = obs if mask is None else torch.where(mask, obs, 1.0)
     if not bool(torch.isfinite(seen).all()):
-        raise ValueError(f"{site} obs got a non-finite entry, expected finite numbers; mask what is missing")
+        raise ValueError(f"{site} obs: got a non-finite entry, expected finite numbers; mask what is missing")
     if family == "lognormal" and not bool((seen > 0).all()):
-        raise ValueError(f"{site} obs got {float(seen.min()):.6g}, expected positive numbers for family lognormal")
+        raise ValueError(f"{site} obs: got {float(seen.min()):.6g}, expected positive numbers for family lognormal")
 
 
 def _check_broadcast(site: str, argument: str, got: torch.Size, expected: torch.Size, hint: str = "") -> None:
@@ -279,5 +279,5 @@ def _check_broadcast(site: str, argument: str, got: torch.Size, expected: torch.
     for mine, other in zip(reversed(got), reversed(expected), strict=False):
         if mine != other and mine != 1 and other != 1:
             raise ValueError(
-                f"{site} {argument} got shape {tuple(got)}, expected to broadcast to {tuple(expected)}{hint}"
+                f"{site} {argument}: got shape {tuple(got)}, expected to broadcast to {tuple(expected)}{hint}"
             )

@@ -38,7 +38,7 @@ class LinearProblem(Problem):
         for name, value in (("stiffness", stiffness), ("load", load), ("sensors", sensors)):
             floats(name, value)
             if value.dtype != stiffness.dtype or not bool(torch.isfinite(value).all()):
-                raise ValueError(f"{name} got {shown(value)}, expected finite {stiffness.dtype} as stiffness")
+                raise ValueError(f"{name}: got {shown(value)}, expected finite {stiffness.dtype} as stiffness")
         n = stiffness.shape[-1] if stiffness.dim() else 0
         for name, value, shape in (
             ("stiffness", stiffness, (n, n)),
@@ -47,10 +47,10 @@ class LinearProblem(Problem):
         ):
             if value.dim() != 2 or any(want not in (-1, got) for got, want in zip(value.shape, shape, strict=True)):
                 wanted = ", ".join("any" if size == -1 else str(size) for size in shape)
-                raise ValueError(f"{name} got shape {tuple(value.shape)}, expected ({wanted})")
+                raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected ({wanted})")
         inverse, info = torch.linalg.inv_ex(stiffness)
         if int(info) != 0:
-            raise ValueError(f"stiffness got a singular matrix of shape ({n}, {n}), expected an invertible one")
+            raise ValueError(f"stiffness: got a singular matrix of shape ({n}, {n}), expected an invertible one")
         self.register_buffer("stiffness", stiffness)
         self.register_buffer("load", load)
         self.register_buffer("sensors", sensors)
@@ -81,5 +81,5 @@ class LinearProblem(Problem):
     def _known(self, value: Unknowns, name: str = "z", size: int | None = None) -> Tensor:
         found = floats(name, value, self.load.shape[-1] if size is None else size)
         if found.dtype != self.load.dtype:
-            raise TypeError(f"{name} got {found.dtype}, expected {self.load.dtype}, the dtype of the problem")
+            raise TypeError(f"{name}: got {found.dtype}, expected {self.load.dtype}, the dtype of the problem")
         return found

@@ -127,7 +127,7 @@ class LinearODE(Problem):
     def _system(self, z: Unknowns) -> tuple[Tensor, Tensor]:
         if not isinstance(z, Mapping) or "initial_state" not in z:
             got = list(z) if isinstance(z, Mapping) else type(z).__name__
-            raise ValueError(f"z got {got}, expected a mapping of named unknowns with 'initial_state'")
+            raise ValueError(f"z: got {got}, expected a mapping of named unknowns with 'initial_state'")
         state = floats("z['initial_state']", z["initial_state"], None)
         matrix = self.generator(z)
         return floats("generator", matrix, state.shape[-1], state.shape[-1]), state
@@ -197,7 +197,7 @@ class Banded(nn.Module):
     def __init__(self, points: int, reach: int = 1) -> None:
         super().__init__()
         if not whole("points", points, 1) > whole("reach", reach, 0):
-            raise ValueError(f"reach got {reach}, expected less than the {points} points")
+            raise ValueError(f"reach: got {reach}, expected less than the {points} points")
         ones = [torch.ones(points - abs(j)) for j in range(-reach, reach + 1)]
         shifts = torch.stack([torch.diag(one, j) for one, j in zip(ones, range(-reach, reach + 1), strict=True)])
         self.register_buffer("shifts", shifts, persistent=False)

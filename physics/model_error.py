@@ -40,11 +40,11 @@ class ModelError(nn.Module):
         floats("covariance", covariance, sensors, sensors)
         if mean.dim() != 1 or covariance.dim() != 2:
             got = tuple(mean.shape), tuple(covariance.shape)
-            raise ValueError(f"mean, covariance got shapes {got}, expected (n,) and (n, n)")
+            raise ValueError(f"mean, covariance: got shapes {got}, expected (n,) and (n, n)")
         largest = covariance.abs().amax()
         symmetric = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(largest))
         if not symmetric or bool(torch.linalg.eigvalsh(covariance)[0] < -1e-5 * largest):
-            raise ValueError(f"covariance got {shown(covariance)}, expected a symmetric positive semidefinite matrix")
+            raise ValueError(f"covariance: got {shown(covariance)}, expected a symmetric positive semidefinite matrix")
         self.register_buffer("mean", mean.detach().clone())
         self.register_buffer("covariance", covariance.detach().clone())
 
@@ -61,12 +61,12 @@ def error_covariance(surrogate: Surrogate, z: Unknowns, u: Tensor | None = None)
         ValueError: no more draws than sensors, which leaves the covariance singular.
     """
     if not isinstance(surrogate, Surrogate):
-        raise TypeError(f"surrogate got {shown(surrogate)}, expected a Surrogate")
+        raise TypeError(f"surrogate: got {shown(surrogate)}, expected a Surrogate")
     with torch.no_grad():
         exact = surrogate.problem.solve(z) if u is None else u
         error = (surrogate.observe(exact) - surrogate.observe(surrogate.solve(z))).flatten(1)
     if len(error) <= error.shape[1]:
-        raise ValueError(f"z got {len(error)} draws, expected more than the {error.shape[1]} sensors")
+        raise ValueError(f"z: got {len(error)} draws, expected more than the {error.shape[1]} sensors")
     return ModelError(error.mean(0), error.T.cov().reshape(error.shape[1], -1))
 
 

@@ -92,21 +92,21 @@ class ODEProblem(Problem):
         function("rhs", rhs)
         exact, start = clock(times, t0)
         if method not in FIXED_STEP + ADAPTIVE:
-            raise ValueError(f"method got {method!r}, expected one of {', '.join(FIXED_STEP + ADAPTIVE)}")
+            raise ValueError(f"method: got {method!r}, expected one of {', '.join(FIXED_STEP + ADAPTIVE)}")
         substeps, max_steps = whole("substeps", substeps, 1), whole("max_steps", max_steps, 1)
         rtol, atol = positive("rtol", rtol), positive("atol", atol)
         if on_failure not in ("raise", "reject"):
-            raise ValueError(f"on_failure got {on_failure!r}, expected 'raise' or 'reject'")
+            raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'reject'")
         if gradient not in ("unrolled", "parallel") or (gradient == "parallel" and method in ADAPTIVE):
             expected = "'unrolled'" if method in ADAPTIVE else "'unrolled' or 'parallel'"
-            raise ValueError(f"gradient got {gradient!r} with method {method!r}, expected {expected}")
+            raise ValueError(f"gradient: got {gradient!r} with method {method!r}, expected {expected}")
         if compile not in (False, True) or (compile and method in ADAPTIVE):
             expected = "False" if method in ADAPTIVE else "True or False"
-            raise ValueError(f"compile got {shown(compile)} with method {method!r}, expected {expected}")
+            raise ValueError(f"compile: got {shown(compile)} with method {method!r}, expected {expected}")
         if observation is not None:
             function("observation", observation)
         if not isinstance(event_dims or {}, Mapping):
-            raise TypeError(f"event_dims got {shown(event_dims)}, expected a mapping of names to numbers")
+            raise TypeError(f"event_dims: got {shown(event_dims)}, expected a mapping of names to numbers")
         dtype_of_floats(dtype)
         self.rhs = rhs
         self.t0 = start
@@ -125,7 +125,9 @@ class ODEProblem(Problem):
         self.register_buffer("times", exact.to(dtype or torch.get_default_dtype()))
         if not bool((self.times.diff() > 0).all()):
             got = shown(exact.tolist())
-            raise ValueError(f"times got {got}, expected times further apart, or dtype=torch.float64, or a later start")
+            raise ValueError(
+                f"times: got {got}, expected times further apart, or dtype=torch.float64, or a later start"
+            )
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return the trajectory u, shape (..., T, k), whose defects are ``residual`` (by default zero).
@@ -210,7 +212,7 @@ class ODEProblem(Problem):
         """Every unknown expanded to the batch shape common with ``path`` (..., T, k), and that shape."""
         if not isinstance(z, Mapping) or "initial_state" not in z:
             got = list(z) if isinstance(z, Mapping) else type(z).__name__
-            raise ValueError(f"z got {got}, expected a mapping of named unknowns with 'initial_state'")
+            raise ValueError(f"z: got {got}, expected a mapping of named unknowns with 'initial_state'")
         dims = self.event_dims
         leads = {name: floats(f"z[{name!r}]", z[name]).dim() - dims.get(name, 0) for name in z}
         short = [name for name, lead in leads.items() if lead < 0]
@@ -228,7 +230,7 @@ class ODEProblem(Problem):
         try:
             batch = torch.broadcast_shapes(() if path is None else path.shape[:-2], *shapes.values())
         except RuntimeError:
-            raise ValueError(f"z got batch shapes {shown(shapes)}, expected shapes that broadcast") from None
+            raise ValueError(f"z: got batch shapes {shown(shapes)}, expected shapes that broadcast") from None
         widened = {name: z[name].expand((*batch, *z[name].shape[lead:])) for name, lead in leads.items()}
         return Named(widened), batch
 

@@ -14,7 +14,7 @@ class Named(dict[str, Tensor]):
     """Unknowns by name; an equation that asks for another one is told in one sentence."""
 
     def __missing__(self, name: str) -> Tensor:
-        raise ValueError(f"z got {shown(list(self))}, expected also {name!r}, which the equation uses")
+        raise ValueError(f"z: got {shown(list(self))}, expected also {name!r}, which the equation uses")
 
 
 def offenders(attempt: Callable[[Tensor], tuple[Tensor | None, str]], rows: Tensor) -> Tensor:

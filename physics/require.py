@@ -26,7 +26,7 @@ def whole(name: str, value: Any, least: int) -> int:
     """
     _real(name, value, f"a whole number of at least {least}")
     if not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} got {value}, expected a whole number of at least {least}")
+        raise ValueError(f"{name}: got {value}, expected a whole number of at least {least}")
     return int(value)
 
 
@@ -38,7 +38,7 @@ def positive(name: str, value: Any) -> float:
     """
     _real(name, value, "a positive number")
     if not 0 < value < math.inf:
-        raise ValueError(f"{name} got {value}, expected a positive number")
+        raise ValueError(f"{name}: got {value}, expected a positive number")
     return float(value)
 
 
@@ -50,7 +50,7 @@ def finite(name: str, value: Any) -> float:
     """
     _real(name, value, "a finite number")
     if not math.isfinite(value):
-        raise ValueError(f"{name} got {value}, expected a finite number")
+        raise ValueError(f"{name}: got {value}, expected a finite number")
     return float(value)
 
 
@@ -63,9 +63,9 @@ def numbers(name: str, values: Any, expected: str) -> Tensor:
     try:
         found = torch.as_tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"{name} got {shown(values)}, expected {expected}") from None
+        raise TypeError(f"{name}: got {shown(values)}, expected {expected}") from None
     if not bool(torch.isfinite(found).all()):
-        raise ValueError(f"{name} got an entry that is not finite, expected {expected}")
+        raise ValueError(f"{name}: got an entry that is not finite, expected {expected}")
     return found
 
 
@@ -77,10 +77,10 @@ def clock(times: Any, t0: Any) -> tuple[Tensor, float]:
     """
     exact = numbers("times", times, "increasing numbers")
     if exact.dim() != 1 or not len(exact) or not bool((exact.diff() > 0).all()):
-        raise ValueError(f"times got {shown(exact.tolist())}, expected increasing numbers")
+        raise ValueError(f"times: got {shown(exact.tolist())}, expected increasing numbers")
     start = float(exact[0]) if t0 is None else finite("t0", t0)
     if start > float(exact[0]):
-        raise ValueError(f"t0 got {start}, expected at most the first of the times, {float(exact[0])}")
+        raise ValueError(f"t0: got {start}, expected at most the first of the times, {float(exact[0])}")
     return exact, start
 
 
@@ -91,7 +91,7 @@ def function(name: str, value: Any) -> None:
         TypeError: it cannot.
     """
     if not callable(value):
-        raise TypeError(f"{name} got {shown(value)}, expected a function")
+        raise TypeError(f"{name}: got {shown(value)}, expected a function")
 
 
 def floats(name: str, value: Any, *trailing: int | None) -> Tensor:
@@ -102,10 +102,10 @@ def floats(name: str, value: Any, *trailing: int | None) -> Tensor:
     """
     sizes = ", ".join("any" if size is None else str(size) for size in trailing)
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"{name} got {shown(value)}, expected a floating-point tensor")
+        raise TypeError(f"{name}: got {shown(value)}, expected a floating-point tensor")
     own = value.shape[max(value.dim() - len(trailing), 0) :] if trailing else ()
     if len(own) != len(trailing) or any(w not in (None, g) for g, w in zip(own, trailing, strict=True)):
-        raise ValueError(f"{name} got shape {tuple(value.shape)}, expected (..., {sizes})")
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (..., {sizes})")
     return value
 
 
@@ -116,9 +116,9 @@ def dtype_of_floats(dtype: Any) -> None:
         TypeError: it cannot.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype got {dtype!r}, expected a floating-point torch dtype")
+        raise TypeError(f"dtype: got {dtype!r}, expected a floating-point torch dtype")
 
 
 def _real(name: str, value: Any, expected: str) -> None:
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name} got {shown(value)}, expected {expected}")
+        raise TypeError(f"{name}: got {shown(value)}, expected {expected}")

@@ -51,16 +51,16 @@ class Surrogate(Problem):
     ) -> None:
         super().__init__()
         if not all(callable(getattr(problem, name, None)) for name in ("solve", "observe", "residual", "logdet")):
-            raise TypeError(f"problem got {shown(problem)}, expected a Problem")
+            raise TypeError(f"problem: got {shown(problem)}, expected a Problem")
         if not isinstance(basis, Basis):
-            raise TypeError(f"basis got {shown(basis)}, expected a Basis: FixedBasis or Trunk")
+            raise TypeError(f"basis: got {shown(basis)}, expected a Basis: FixedBasis or Trunk")
         self.problem, self.basis = problem, basis
         self.state_event_dim = len(basis.shape)
         self.by_name = isinstance(z, Mapping)
         self._shapes = _shapes(z)
         flat = self._flat(z)
         if flat.dim() != 2 or len(flat) < 2:
-            raise ValueError(f"z got {shown(z)}, expected draws with a leading dimension of at least 2")
+            raise ValueError(f"z: got {shown(z)}, expected draws with a leading dimension of at least 2")
         shift, whiten = _whitening(flat.double())
         self.register_buffer("shift", shift.to(basis.centre))
         self.register_buffer("whiten", whiten.to(basis.centre))
@@ -77,7 +77,7 @@ class Surrogate(Problem):
             ValueError: a residual is given: only the solver itself, ``self.problem``, has a right-hand side.
         """
         if residual is not None:
-            raise ValueError(f"residual got {shown(residual)}, expected None: a surrogate solves r(u, z) = 0 only")
+            raise ValueError(f"residual: got {shown(residual)}, expected None: a surrogate solves r(u, z) = 0 only")
         out = self.net((self._flat(z) - self.shift) @ self.whiten)
         u = out[..., -1:].exp() * (self.basis.centre + out[..., :-1] @ self.basis())
         return u.reshape(*u.shape[:-1], *self.basis.shape)
@@ -98,10 +98,10 @@ class Surrogate(Problem):
         """Unknowns side by side, shape (..., d)."""
         if isinstance(z, Mapping) != self.by_name:
             expected = f"a mapping with {', '.join(self._shapes)}" if self.by_name else "a tensor"
-            raise TypeError(f"z got {shown(z)}, expected {expected}, as in the draws")
+            raise TypeError(f"z: got {shown(z)}, expected {expected}, as in the draws")
         named = z if isinstance(z, Mapping) else {"z": z}
         if set(named) != set(self._shapes):
-            raise ValueError(f"z got {', '.join(sorted(named))}, expected {', '.join(sorted(self._shapes))}")
+            raise ValueError(f"z: got {', '.join(sorted(named))}, expected {', '.join(sorted(self._shapes))}")
         parts = [_event(name, named[name], shape) for name, shape in self._shapes.items()]
         outer = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*outer, part.shape[-1]) for part in parts], -1)
@@ -121,10 +121,10 @@ def _event(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _whitening(flat: Tensor) -> tuple[Tensor, Tensor]:
     """Mean (d,) and the matrix (d, k) that makes the components of draws (N, d) that vary independent and of variance 1."""
     if not bool(torch.isfinite(flat).all()):
-        raise ValueError("z got an entry that is not finite, expected finite draws")
+        raise ValueError("z: got an entry that is not finite, expected finite draws")
     sd = flat.std(0)
     if not bool((sd > 0).any()):
-        raise ValueError("z got draws that are all equal, expected draws that vary")
+        raise ValueError("z: got draws that are all equal, expected draws that vary")
     inverse = torch.where(sd > 0, 1 / sd, 0.0)
     values, vectors = torch.linalg.eigh(((flat - flat.mean(0)) * inverse).T.cov().reshape(len(sd), len(sd)))
     kept = values > LEAST_VARIANCE * values[-1]

@@ -81,12 +81,12 @@ class FixedBasis(Basis):
         """
         floats("u", u)
         if u.dim() < 2 or len(u) < 2:
-            raise ValueError(f"u got shape {tuple(u.shape)}, expected (N, *state) with N of at least 2")
+            raise ValueError(f"u: got shape {tuple(u.shape)}, expected (N, *state) with N of at least 2")
         centre = u.mean(0)
         _, values, vectors = torch.linalg.svd((u - centre).flatten(1), full_matrices=False)
         most = int((values > SMALLEST * values[0]).sum())
         if modes is not None and whole("modes", modes, 1) > most:
-            raise ValueError(f"modes got {modes}, expected at most {most}, what the {len(u)} states span")
+            raise ValueError(f"modes: got {modes}, expected at most {most}, what the {len(u)} states span")
         kept = most if modes is None else modes
         return cls(centre, (values[:kept, None] * vectors[:kept]) / math.sqrt(len(u) - 1))
 
@@ -111,7 +111,7 @@ class FixedBasis(Basis):
         """
         centre, (_, values, vectors) = _linearised(problem, z, like)
         if modes is not None and whole("modes", modes, 1) > len(values):
-            raise ValueError(f"modes got {modes}, expected at most {len(values)}, the size of a state")
+            raise ValueError(f"modes: got {modes}, expected at most {len(values)}, the size of a state")
         order = values.argsort()[:modes]
         scale = (values[order[0]] / values[order]).sqrt()[:, None]
         return cls(centre, centre.norm() * scale * vectors[order])
@@ -162,7 +162,7 @@ class Trunk(Basis):
         places = places[:, None] if places.dim() == 1 else places
         if places.dim() != 2 or len(places) != centre.numel():
             expected = f"({centre.numel()}, dimension), one row for each entry of the state"
-            raise ValueError(f"coordinates got shape {tuple(coordinates.shape)}, expected {expected}")
+            raise ValueError(f"coordinates: got shape {tuple(coordinates.shape)}, expected {expected}")
         if cutoff is not None:
             function("cutoff", cutoff)
         self.cutoff = cutoff
@@ -202,6 +202,6 @@ def _linearised(problem: Problem, z: Unknowns, like: Tensor) -> tuple[Tensor, tu
     zero = torch.zeros_like(like)
     left, values, right = torch.linalg.svd(jacobian(problem, z, zero))
     if not bool(values[-1] > SMALLEST * values[0]):
-        raise ValueError(f"problem got {shown(problem)}, expected a dr/du at zero that can be inverted")
+        raise ValueError(f"problem: got {shown(problem)}, expected a dr/du at zero that can be inverted")
     step = -(right.T @ ((left.T @ problem.residual(zero, z).detach().flatten()) / values))
     return step.reshape(like.shape), (left, values, right)

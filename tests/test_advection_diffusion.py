@@ -75,13 +75,13 @@ def test_the_taylor_exponential_has_the_error_that_its_docstring_states() -> Non
 
 
 def test_bad_arguments_are_refused_in_one_sentence() -> None:
-    with pytest.raises(ValueError, match="times got"):
+    with pytest.raises(ValueError, match="times: got"):
         LinearODE(rotation, [0.0, 0.0])
-    with pytest.raises(ValueError, match="t0 got 2"):
+    with pytest.raises(ValueError, match="t0: got 2"):
         LinearODE(rotation, [1.0], t0=2.0)
     with pytest.raises(ValueError, match="initial_state"):
         LinearODE(rotation, [1.0]).solve({"rate": torch.tensor(1.0)})
-    with pytest.raises(ValueError, match="reach got 4"):
+    with pytest.raises(ValueError, match="reach: got 4"):
         Banded(4, 4)
     with pytest.raises(ValueError, match="learnt: got 'nothing'"):
         AdvectionDiffusion(learnt="nothing")  # type: ignore[arg-type]

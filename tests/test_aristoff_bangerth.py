@@ -249,9 +249,9 @@ def test_survives_copies_and_pickles():
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        ("cells got 10, expected a multiple of the 4 blocks", {"cells": 10}),
-        ("source got shape", {"source": torch.ones(3)}),
-        ("on_failure got 'stop'", {"on_failure": "stop"}),
+        ("cells: got 10, expected a multiple of the 4 blocks", {"cells": 10}),
+        ("source: got shape", {"source": torch.ones(3)}),
+        ("on_failure: got 'stop'", {"on_failure": "stop"}),
     ],
 )
 def test_a_mistake_names_the_argument(words, options):
@@ -264,7 +264,7 @@ def test_a_mistake_of_the_model_names_the_argument():
         AristoffBangerth("weak")
     with pytest.raises(ValueError, match="points: got 0"):
         AristoffBangerth(points=0)
-    with pytest.raises(ValueError, match=r"sensors got \[1.5\]"):
+    with pytest.raises(ValueError, match=r"sensors: got \[1.5\]"):
         Elliptic2D([1.5])
-    with pytest.raises(ValueError, match=r"z got shape \(3,\), expected \(..., 16\)"):
+    with pytest.raises(ValueError, match=r"z: got shape \(3,\), expected \(..., 16\)"):
         small().solve(torch.zeros(3))

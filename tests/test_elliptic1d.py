@@ -137,10 +137,10 @@ def test_other_domain_scales_the_solution():
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        ("elements got 1", {"elements": 1}),
-        ("sensors got", {"sensors": [1.5]}),
-        ("source got shape", {"source": torch.ones(3)}),
-        ("domain got", {"domain": (1.0, 0.0)}),
+        ("elements: got 1", {"elements": 1}),
+        ("sensors: got", {"sensors": [1.5]}),
+        ("source: got shape", {"source": torch.ones(3)}),
+        ("domain: got", {"domain": (1.0, 0.0)}),
     ],
 )
 def test_a_mistake_names_the_argument(words, options):

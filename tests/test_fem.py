@@ -238,14 +238,14 @@ def test_a_problem_copies_as_itself_and_pickles_by_its_builder(linear):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda z: {"k": z["k"]}, ValueError, "z got the names k, expected flux, k, reaction, source"),
-        (lambda z: z["k"], TypeError, "z got one tensor, expected a mapping with k, source"),
-        (lambda z: {**z, "k": z["k"][:3]}, ValueError, r"k got shape \(3,\), expected \(..., 16\)"),
-        (lambda z: {**z, "flux": 1.0}, TypeError, "flux got float, expected a floating-point tensor"),
+        (lambda z: {"k": z["k"]}, ValueError, "z: got the names k, expected flux, k, reaction, source"),
+        (lambda z: z["k"], TypeError, "z: got one tensor, expected a mapping with k, source"),
+        (lambda z: {**z, "k": z["k"][:3]}, ValueError, r"k: got shape \(3,\), expected \(..., 16\)"),
+        (lambda z: {**z, "flux": 1.0}, TypeError, "flux: got float, expected a floating-point tensor"),
         (
             lambda z: {**z, "k": z["k"].expand(2, -1), "source": z["source"].expand(3, -1)},
             ValueError,
-            r"leading shapes got k \(2,\), source \(3,\)",
+            r"leading shapes: got k \(2,\), source \(3,\)",
         ),
     ],
 )
@@ -256,7 +256,7 @@ def test_wrong_unknowns_are_named(linear, change, error, message):
 
 def test_wrong_state_is_named(linear):
     z = random_unknowns(linear)
-    with pytest.raises(ValueError, match=r"state got shape \(16,\), expected \(..., 12\)"):
+    with pytest.raises(ValueError, match=r"state: got shape \(16,\), expected \(..., 12\)"):
         linear.residual(torch.zeros(16, dtype=torch.float64), z)
 
 
@@ -265,15 +265,15 @@ def test_wrong_parts_are_named(linear):
 
     system = linear._system
     form, u = system.form, system.u
-    with pytest.raises(TypeError, match="form got int"):
+    with pytest.raises(TypeError, match="form: got int"):
         FEMProblem(3, u, system.parameters)
-    with pytest.raises(ValueError, match="'other' got a function that the form does not hold"):
+    with pytest.raises(ValueError, match="'other': got a function that the form does not hold"):
         FEMProblem(form, u, {"other": fem.Function(u.function_space)})
-    with pytest.raises(ValueError, match="parameters got none"):
+    with pytest.raises(ValueError, match="parameters: got none"):
         FEMProblem(form, u, {})
     with pytest.raises(ValueError, match=r"expected points inside the mesh, got \[2.0, 0.5\]"):
         FEMProblem(form, u, system.parameters, sensors=[[2.0, 0.5]])
-    with pytest.raises(ValueError, match="sensors got None"):
+    with pytest.raises(ValueError, match="sensors: got None"):
         advection().observe(torch.zeros(1, dtype=torch.float64))
 
 

@@ -85,12 +85,12 @@ def test_float32_points_give_the_float64_field_rounded():
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [
-        ("covariance got 'cubic'", {"covariance": "cubic"}),
-        ("modes got 65", {"modes": 65}),
+        ("covariance: got 'cubic'", {"covariance": "cubic"}),
+        ("modes: got 65", {"modes": 65}),
         ("length", {"length": 0.0}),
-        ("weights got shape", {"weights": torch.ones(3)}),
-        ("mean got shape", {"mean": torch.ones(3)}),
-        ("points got torch.int64", {"points": torch.arange(4)}),
+        ("weights: got shape", {"weights": torch.ones(3)}),
+        ("mean: got shape", {"mean": torch.ones(3)}),
+        ("points: got torch.int64", {"points": torch.arange(4)}),
     ],
 )
 def test_a_mistake_names_the_argument(words, arguments):
@@ -99,5 +99,5 @@ def test_a_mistake_names_the_argument(words, arguments):
 
 
 def test_wrong_number_of_unknowns_is_refused():
-    with pytest.raises(ValueError, match=r"z got shape \(4,\), expected \(\.\.\., 3\)"):
+    with pytest.raises(ValueError, match=r"z: got shape \(4,\), expected \(\.\.\., 3\)"):
         KarhunenLoeve(MIDPOINTS, 3, 0.3)(torch.zeros(4, dtype=torch.float64))

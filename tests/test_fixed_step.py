@@ -117,5 +117,5 @@ def test_a_mistake_in_the_equation_is_told_by_itself() -> None:
 
 
 def test_compile_is_for_fixed_steps() -> None:
-    with pytest.raises(ValueError, match="compile got True with method 'dopri5', expected False"):
+    with pytest.raises(ValueError, match="compile: got True with method 'dopri5', expected False"):
         ODEProblem(Pull(), [0.0, 1.0], method="dopri5", compile=True)

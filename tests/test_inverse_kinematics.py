@@ -101,10 +101,10 @@ def test_the_residual_density_is_that_of_its_parts():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: PlanarArm(()), "lengths got"),
-        (lambda: PlanarArm((1.0, -1.0)), "lengths got"),
-        (lambda: ARM.solve(torch.zeros(3)), "z got shape"),
-        (lambda: ARM.observe(torch.zeros(3)), "u got shape"),
+        (lambda: PlanarArm(()), "lengths: got"),
+        (lambda: PlanarArm((1.0, -1.0)), "lengths: got"),
+        (lambda: ARM.solve(torch.zeros(3)), "z: got shape"),
+        (lambda: ARM.observe(torch.zeros(3)), "u: got shape"),
         (lambda: InverseKinematics("weak"), "likelihood: got"),
         (lambda: rejection(torch.zeros(2), 0), "draws: got 0"),
         (lambda: exact_draws({**hand(), "mask": torch.tensor([True, False])}, 5, 0), "data: got a mask"),

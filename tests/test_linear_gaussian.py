@@ -119,9 +119,9 @@ def test_closed_form_is_the_registered_models():
 @pytest.mark.parametrize(
     ("words", "arguments"),
     [
-        ("stiffness got shape", (torch.ones(2, 3), torch.ones(3, 1), torch.ones(1, 3))),
-        ("load got shape", (torch.eye(3), torch.ones(2, 1), torch.ones(1, 3))),
-        ("sensors got shape", (torch.eye(3), torch.ones(3, 1), torch.ones(1, 2))),
+        ("stiffness: got shape", (torch.ones(2, 3), torch.ones(3, 1), torch.ones(1, 3))),
+        ("load: got shape", (torch.eye(3), torch.ones(2, 1), torch.ones(1, 3))),
+        ("sensors: got shape", (torch.eye(3), torch.ones(3, 1), torch.ones(1, 2))),
         ("singular", (torch.zeros(3, 3), torch.ones(3, 1), torch.ones(1, 3))),
     ],
 )

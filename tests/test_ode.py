@@ -278,11 +278,11 @@ def test_success_gives_no_warning():
 @pytest.mark.parametrize(
     ("words", "options"),
     [
-        ("times got", {"times": [1.0, 0.5]}),
-        ("t0 got 0.5", {"t0": 0.5}),
-        ("method got 'rk5'", {"method": "rk5"}),
+        ("times: got", {"times": [1.0, 0.5]}),
+        ("t0: got 0.5", {"t0": 0.5}),
+        ("method: got 'rk5'", {"method": "rk5"}),
         ("substeps", {"substeps": 0}),
-        ("on_failure got 'ignore'", {"on_failure": "ignore"}),
+        ("on_failure: got 'ignore'", {"on_failure": "ignore"}),
     ],
 )
 def test_a_mistake_names_the_argument(words, options):
@@ -291,5 +291,5 @@ def test_a_mistake_names_the_argument(words, options):
 
 
 def test_unknowns_without_an_initial_state_are_refused():
-    with pytest.raises(ValueError, match=r"z got \['frequency'\], expected .*'initial_state'"):
+    with pytest.raises(ValueError, match=r"z: got \['frequency'\], expected .*'initial_state'"):
         oscillator().solve({"frequency": tensor(1.0)})

@@ -271,22 +271,22 @@ def test_a_rejected_sample_keeps_its_minus_infinity():
 
 
 MISTAKES = {
-    "problem got": lambda bar: Surrogate(torch.nn.Identity(), normal(9, 2), FixedBasis.of_states(normal(9, 63))),
-    "basis got": lambda bar: Surrogate(bar, normal(9, 2), 16),
+    "problem: got": lambda bar: Surrogate(torch.nn.Identity(), normal(9, 2), FixedBasis.of_states(normal(9, 63))),
+    "basis: got": lambda bar: Surrogate(bar, normal(9, 2), 16),
     "leading dimension of at least 2": lambda bar: Surrogate(bar, normal(1, 2), FixedBasis.of_states(normal(9, 63))),
     "draws that vary": lambda bar: Surrogate(bar, torch.ones(9, 2), FixedBasis.of_states(normal(9, 63))),
     "not finite": lambda bar: Surrogate(bar, normal(9, 2) / 0, FixedBasis.of_states(normal(9, 63))),
-    "hidden got 0": lambda bar: untrained(bar, 0),
-    "residual got": lambda bar: untrained(bar).solve(normal(2), residual=normal(63)),
-    r"z got shape \(3,\), expected \(..., 2\)": lambda bar: untrained(bar).solve(normal(3)),
+    "hidden: got 0": lambda bar: untrained(bar, 0),
+    "residual: got": lambda bar: untrained(bar).solve(normal(2), residual=normal(63)),
+    r"z: got shape \(3,\), expected \(..., 2\)": lambda bar: untrained(bar).solve(normal(3)),
     "expected a tensor, as in the draws": lambda bar: untrained(bar).solve({"z": normal(2)}),
-    "modes got 9, expected at most 8": lambda bar: FixedBasis.of_states(normal(9, 63), 9),
-    "modes got 64, expected at most 63": lambda bar: FixedBasis.of_residual(bar, normal(2), bar.load, 64),
-    "coordinates got shape": lambda bar: Trunk(bar.nodes, bar.load),
+    "modes: got 9, expected at most 8": lambda bar: FixedBasis.of_states(normal(9, 63), 9),
+    "modes: got 64, expected at most 63": lambda bar: FixedBasis.of_residual(bar, normal(2), bar.load, 64),
+    "coordinates: got shape": lambda bar: Trunk(bar.nodes, bar.load),
     "expected more than the 8 sensors": lambda bar: error_covariance(untrained(bar), normal(8, 2)),
-    "covariance got": lambda bar: ModelError(normal(2), -covariance(2)),
-    "error got 3 sensors": lambda bar: observe("y", normal(2), 0.1, error=ModelError(normal(3), covariance(3))),
-    "error got family": lambda bar: observe(
+    "covariance: got": lambda bar: ModelError(normal(2), -covariance(2)),
+    "error: got 3 sensors": lambda bar: observe("y", normal(2), 0.1, error=ModelError(normal(3), covariance(3))),
+    "error: got family": lambda bar: observe(
         "y", normal(2).exp(), 0.1, family="lognormal", error=ModelError(normal(2), covariance(2))
     ),
     "weight: got": lambda bar: fit_surrogate(untrained(bar), normal(9, 2), weight="strong", steps=1, progress=False),

@@ -217,7 +217,7 @@ def test_what_does_not_fit_is_refused():
         PreconditionedGuide(standard_normal, problem, 63, origin, 1e-3, steps=0)
     with pytest.raises(TypeError, match="reference: got"):
         PreconditionedGuide(standard_normal, problem, 63, 0.0, 1e-3)
-    with pytest.raises(ValueError, match="modes got 64, expected 1 to 63"):
+    with pytest.raises(ValueError, match="modes: got 64, expected 1 to 63"):
         sines(63, 64)
     with pytest.raises(ValueError, match="expected independent columns"):
         Galerkin(problem, torch.ones(63, 2, dtype=torch.float64))
