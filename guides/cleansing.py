@@ -22,7 +22,7 @@ from .amortize import amortize
 from .amortized_guide import AmortizedGuide
 from .encoder import Encoder, mlp
 from .families import Family
-from .sites import Data, simulate
+from .sites import Data, seeded, simulate
 
 
 class Cleansing(nn.Module):
@@ -172,8 +172,7 @@ def cleansing_guide(
         codes.auxiliary = "_codes"
     names = [name for name in model.codes if name in outside]
     x = example["x"]
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed + 2)
+    with seeded(seed + 2):
         length = sum(model.codes[name] for name in names)
         net: Any = Cleansing(x, length) if cleanse is None else cleanse(x, length)
     seen = drawn["x"] if data is None else data

@@ -207,7 +207,7 @@ def calibrate_draws(
     pits["tarp"] = tarp(free_truths, free_draws, rng)
     pvalues = {name: uniformity(values) for name, values in pits.items()}
     regions = pits.get("log_q")
-    spread = None if log_likelihood is None else float(np.median(np.asarray(log_likelihood[1], float).std(0)))
+    spread = None if log_likelihood is None else _spread(np.asarray(log_likelihood[1], float))
     return Calibration(
         pits=pits,
         pvalues=pvalues,
@@ -248,6 +248,12 @@ def _contraction(truths: Array, draws: Array, names: list[str]) -> dict[str, flo
         names = [f"x[{index}]" for index in range(truths.shape[1])]
     values = 1 - draws.var(0, ddof=1).mean(0) / truths.var(0, ddof=1) if len(draws) > 1 else np.zeros(len(names))
     return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _spread(log_likelihood: Array) -> float:
+    """Return the median sd of log p(y | z) over draws; those without a solution, -inf, are left out."""
+    found = np.where(np.isfinite(log_likelihood), log_likelihood, np.nan)
+    return float(np.median([np.nanstd(column) for column in found.T if np.isfinite(column).any()] or [np.nan]))
 
 
 def _weights(log_joint: Pair | None, log_q: Pair | None) -> Array:

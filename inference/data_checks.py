@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pyro import poutine
 
 from ..guides.sites import Data, observed_sites, prototype
 from .importance import smoothed
 from .posterior import pointwise, posterior
 from .sbc import Array, uniformity
+
+TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def data_checks(
         seed: seed of draws and jitter.
 
     Raises:
-        ValueError: fewer than 25 draws, or no observed site with independent entries.
+        ValueError: fewer than 25 draws, no observed site with independent entries, or a model without a solution.
 
     Source: Gabry et al., arXiv:1709.01449; Vehtari, Gelman, Gabry, arXiv:1507.04544; Magnusson et al.,
         arXiv:1904.10679.
@@ -76,7 +79,7 @@ def data_checks(
     pits: dict[str, Array] = {}
     loo: dict[str, Array] = {}
     k_hats: dict[str, Array] = {}
-    for name, site in observed_sites(prototype(model, data)).items():
+    for name, site in observed_sites(_solved(model, data)).items():
         entries = pointwise(site)
         value = site["value"]
         if entries.log_prob.shape != value.shape:
@@ -86,10 +89,10 @@ def data_checks(
         predicted = found[f"posterior_predictive/{name}"].to_numpy()[0].reshape(draws, -1)[:, seen]
         log_likelihood = found[f"log_likelihood/{name}"].to_numpy()[0].reshape(draws, -1)[:, seen]
         below = (predicted < actual) + 0.5 * (predicted == actual)
-        pits[name] = _inside((below.sum(0) + rng.uniform(size=len(actual))) / (draws + 1), draws)
-        log_weights, k_hats[name] = smoothed(
-            log_p[:, None] - log_likelihood, np.broadcast_to(log_q[:, None], below.shape)
-        )
+        solved = np.isfinite(log_likelihood)  # a draw without a solution predicts nothing and weighs nothing
+        pits[name] = _inside((below.sum(0) + rng.uniform(size=len(actual))) / (solved.sum(0) + 1), draws)
+        left_out = np.where(solved, log_p[:, None] - np.where(solved, log_likelihood, 0.0), -np.inf)
+        log_weights, k_hats[name] = smoothed(left_out, np.broadcast_to(log_q[:, None], below.shape))
         loo[name] = _inside((np.exp(log_weights) * below).sum(0), draws)
     if not pits:
         raise ValueError("model: got no observed site with independent entries, expected one with y_i ~ p(y_i | z)")
@@ -101,6 +104,15 @@ def data_checks(
         loo_k_hat=k_hats,
         k_hat=float(smoothed(log_p, log_q)[1]),
     )
+
+
+def _solved(model: Callable[..., Any], data: Data) -> poutine.Trace:
+    """Trace the model at a draw of its prior that has a solution: elsewhere every entry is masked."""
+    for seed in range(TRIES):
+        trace = prototype(model, data, seed)
+        if not any(f"{name}_rejected" in trace.nodes for name in trace.nodes):
+            return trace
+    raise ValueError(f"model: got no solution in {TRIES} draws of its prior, expected one")
 
 
 def _inside(values: Array, draws: int) -> Array:

@@ -24,7 +24,8 @@ class Draws:
         log_p: joint log density log p(z, y) of each draw, (S, [B]).
         log_q: guide log density log q(z | y) of each draw, (S, [B]).
         log_likelihood: observed site -> log p(y | z) of each draw, (S, [B]).
-        predictive: observed site -> replicated data, (S, [B,] *site shape); empty unless asked for.
+        predictive: observed site -> replicated data, (S, [B,] *site shape); empty unless asked for; NaN where a
+            draw has no solution.
     """
 
     values: dict[str, Tensor]
@@ -84,6 +85,29 @@ def site_log_probs(trace: poutine.Trace, nesting: int) -> dict[str, Tensor]:
             log_prob = log_prob.flatten(max(log_prob.ndim - nesting, 0)).sum(-1)
         terms[name] = log_prob
     return terms
+
+
+def data_log_probs(trace: poutine.Trace, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return log p(y | z) of every site of data among ``site_log_probs``; factors weigh the unknowns and are no data.
+
+    ``physzoo.observe`` masks a draw without a solution and says -inf in the factor ``f"{name}_rejected"``: it counts here.
+    """
+    found = nodes(trace)
+    return {
+        name: term + terms[f"{name}_rejected"] if f"{name}_rejected" in terms else term
+        for name, term in terms.items()
+        if found[name]["is_observed"] and type(found[name]["fn"]).__name__ != "Unit"
+    }
+
+
+def replicated(trace: poutine.Trace, name: str, terms: Mapping[str, Tensor]) -> Tensor:
+    """Return y_rep ~ p(y | z) of a site of data; NaN where z has no solution, as ``physzoo.observe`` simulates it."""
+    value = nodes(trace)[name]["fn"]().detach()
+    rejected = terms.get(f"{name}_rejected")
+    if rejected is None:
+        return value
+    nowhere = torch.isneginf(rejected)
+    return value.masked_fill(nowhere.reshape(nowhere.shape + (1,) * (value.ndim - nowhere.ndim)), torch.nan)
 
 
 def total(terms: Mapping[str, Tensor]) -> Tensor:
@@ -164,20 +188,13 @@ def _draw_chunk(
     shape = (size,) if sets is None else (size, sets)
     model_trace, guide_trace = paired_traces(model, guide, data, nesting, size, sets)
     model_terms, guide_terms = site_log_probs(model_trace, nesting), site_log_probs(guide_trace, nesting)
-    observed = {
-        n
-        for n in model_terms
-        if nodes(model_trace)[n]["is_observed"] and type(nodes(model_trace)[n]["fn"]).__name__ != "Unit"
-    }
-    replicated: dict[str, Tensor] = {}
-    if predictive:
-        replicated = {n: nodes(model_trace)[n]["fn"]() for n in observed}
+    observed = data_log_probs(model_trace, model_terms)
     return Draws(
         values={n: plain(nodes(model_trace)[n], shape) for n in names},
         log_p=total(model_terms).expand(shape),
         log_q=total(guide_terms).expand(shape),
-        log_likelihood={n: model_terms[n].expand(shape) for n in observed},
-        predictive={n: v.detach() for n, v in replicated.items()},
+        log_likelihood={n: term.expand(shape) for n, term in observed.items()},
+        predictive={n: replicated(model_trace, n, model_terms) for n in observed} if predictive else {},
     )
 
 

@@ -10,11 +10,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.nodes import nodes
 from ..guides.require import named
 from ..guides.sites import Data, outer_plates, prototype, simulate
 from ..guides.unconstrained import UnconstrainedSites
-from .densities import log_joint, site_log_probs, total
+from .densities import data_log_probs, log_joint, site_log_probs, total
 
 
 class Latents(UnconstrainedSites):
@@ -80,12 +79,7 @@ class Latents(UnconstrainedSites):
         with torch.no_grad(), outer_plates(self.nesting, shape[0], shape[1] if datasets else None):
             trace = poutine.trace(conditioned).get_trace(**data)
         log_probs = site_log_probs(trace, self.nesting)
-        # factors weigh the unknowns, they are no data: ``draw`` leaves them out of the likelihood as well
-        seen = {
-            name: term
-            for name, term in log_probs.items()
-            if name not in self.shapes and type(nodes(trace)[name]["fn"]).__name__ != "Unit"
-        }
+        seen = {name: term for name, term in data_log_probs(trace, log_probs).items() if name not in self.shapes}
         return total(log_probs).expand(shape), (total(seen) if seen else torch.zeros(())).expand(shape)
 
     def prior(self, model: Callable[..., Any], data: Data, count: int, seed: int | None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..guides.nodes import nodes
 from ..guides.require import function, named, seed_number, shown, whole
 from ..guides.sites import Data, observed_sites, outer_plates, prototype, seeded, simulate, traced
-from .densities import check_guide, paired_traces, site_log_probs, total
+from .densities import check_guide, paired_traces, replicated, site_log_probs, total
 from .latents import Latents, unobserved
 
 if TYPE_CHECKING:
@@ -225,7 +225,8 @@ def _evaluate(
     size: int,
 ) -> dict[str, dict[str, Tensor]]:
     model_trace, guide_trace = paired_traces(model, guide, data, latents.nesting, size, None)
-    log_p = total(site_log_probs(model_trace, latents.nesting)).expand(size)
+    terms = site_log_probs(model_trace, latents.nesting)
+    log_p = total(terms).expand(size)
     log_q = total(site_log_probs(guide_trace, latents.nesting)).expand(size)
     found = nodes(model_trace)
     sites = {name: found[name] for name in (*latents.shapes, *observed)}
@@ -234,11 +235,20 @@ def _evaluate(
     return {
         "posterior": latents.plain(values, 1),
         "posterior_predictive": {
-            name: sites[name]["fn"]().reshape(size, *observed[name]["value"].shape) for name in observed
+            name: replicated(model_trace, name, terms).reshape(size, *observed[name]["value"].shape)
+            for name in observed
         },
-        "log_likelihood": {name: pointwise(sites[name]).log_prob.reshape(size, *entries[name]) for name in observed},
+        "log_likelihood": {
+            name: _entrywise(sites[name], terms.get(f"{name}_rejected"), (size, *entries[name])) for name in observed
+        },
         "sample_stats": {"log_p": log_p, "log_q": log_q},
     }
+
+
+def _entrywise(site: Mapping[str, Any], rejected: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """Return log p(y_i | z_s), (S, *entries); -inf for all entries of a draw without a solution."""
+    log_prob = pointwise(site).log_prob.reshape(shape)
+    return log_prob if rejected is None else log_prob + rejected.reshape(-1, *(1,) * (len(shape) - 1))
 
 
 def _own(site: Mapping[str, Any], *leading: int) -> Tensor:

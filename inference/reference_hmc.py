@@ -169,8 +169,9 @@ class _Walk:
         centred = draws - draws.mean(0)
         covariance = torch.einsum("n...i,n...j->...ij", centred, centred) / (len(draws) - 1)
         mean_variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        small = max(1e-8, 10 * draws.shape[-1] * torch.finfo(draws.dtype).eps)  # above rounding, for few draws
         self.tril = torch.linalg.cholesky(
-            covariance + 1e-8 * torch.diag_embed(mean_variance[..., None].expand_as(draws[0]))
+            covariance + small * torch.diag_embed(mean_variance[..., None].expand_as(draws[0]))
         )
         self.log_density, self.gradient = self._evaluate(self.x)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..guides.cleansing import CleansingGuide, cleansing_guide
-from ..guides.sites import simulate
+from ..guides.sites import seeded, simulate
 from .grey_box import joined
 from .pca import PCA, SEEN, LinearCode, SkipEncoder, start_at
 from .stride_augmentation import augmented
@@ -71,8 +70,7 @@ def locomotion_guide(
     def encoder(part: LinearCode, given: Mapping[str, Tensor]) -> SkipEncoder:
         return SkipEncoder(given, part, seen, inner, **(inner_options or {}))
 
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         encoder_of_rest = encoder(rest, example)
         guide = cleansing_guide(
             model, example, data=data, seed=seed, family=family, physics_family=physics_family,

@@ -79,11 +79,12 @@ def counts(values: Any = FIRST) -> dict[str, Any]:
     """Return a data set {"y": (10, 2)} from the benchmark's twenty numbers, by default those of its first observation.
 
     Raises:
-        ValueError: not twenty positive numbers.
+        ValueError: not twenty positive numbers in one row.
     """
-    y = torch.as_tensor(values, dtype=torch.float64).flatten()
-    if y.shape != (2 * len(DAYS),) or not bool((torch.isfinite(y) & (y > 0)).all()):
+    y = torch.as_tensor(values, dtype=torch.float64)
+    if y.numel() != 2 * len(DAYS) or y.shape[-1] != y.numel() or not bool((torch.isfinite(y) & (y > 0)).all()):
         raise ValueError(f"values: got shape {tuple(y.shape)}, expected {2 * len(DAYS)} positive numbers, prey first")
+    y = y.flatten()
     return {"y": y.reshape(2, -1).T.contiguous()}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .problem import Problem, Unknowns
-from .require import floats, numbers, whole
+from .require import floats, numbers, positive, shown, whole
 
 QUADRATURE = 64  # Gauss points: exact for polynomials to degree 127
 
@@ -68,12 +68,15 @@ class Collocation(Problem):
             whole(name, value, 1) for name, value in (("modes", modes), ("points", points), ("unknowns", unknowns))
         )
         self.source = float(numbers("source", source, "a number"))
-        self.floor = float(numbers("floor", floor, "a number"))
+        self.floor = positive("floor", floor)
         places, weights = np.polynomial.legendre.leggauss(QUADRATURE)
         dtype = dtype or torch.get_default_dtype()
         self.register_buffer("places", torch.as_tensor(places).to(dtype))
         self.register_buffer("weights", torch.as_tensor(weights / 2).to(dtype))  # of the mean over (-1, 1)
-        self.register_buffer("sensors", numbers("sensors", sensors, "points in [-1, 1]").to(dtype))
+        seen = numbers("sensors", sensors, "points in [-1, 1]")
+        if seen.dim() != 1 or not len(seen) or not bool((seen.abs() <= 1).all()):
+            raise ValueError(f"sensors: got {shown(seen.tolist())}, expected at least one point in [-1, 1]")
+        self.register_buffer("sensors", seen.to(dtype))
 
     def conductivity(self, z: Tensor, x: Tensor) -> Tensor:
         """Return k at the points x, shape (..., points), for z of shape (..., unknowns)."""

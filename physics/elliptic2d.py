@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -132,25 +133,38 @@ class Elliptic2D(Problem):
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log det A(z), shape (...): the log determinants of the lines, each after the one before is eliminated.
 
+        Where ``on_failure`` is "reject", it is -inf for a sample whose matrix is numerically singular.
+
         Raises:
-            SolveError: the matrix is numerically singular.
+            SolveError: the matrix is numerically singular and ``on_failure`` is "raise".
 
         Source: Golub & Van Loan, Matrix Computations (2013), section 4.5 (block tridiagonal elimination).
         """
         floats("u", u, self.inner**2)
         log_a = self._log_a(z).double()
+        value, failed = self._log_determinants(log_a)
+        if bool(failed.any()):
+            if self.on_failure == "raise":
+                raise SolveError(f"z: got log coefficients {_range(log_a)}, whose matrix is numerically singular")
+            # again without them: their infinities would turn shared gradients into NaN
+            value, _ = self._log_determinants(torch.where(failed[..., None], 0.0, log_a))
+            value = value.masked_fill(failed, -math.inf)
+        return value.to(u).expand(torch.broadcast_shapes(value.shape, u.shape[:-1]))
+
+    def _log_determinants(self, log_a: Tensor) -> tuple[Tensor, Tensor]:
+        """log det A, (...), and which of them failed."""
         centre, up, right, slant = _couplings(log_a.exp()[..., self.block])
         within, between = _tridiagonal(centre, up), _tridiagonal(right, slant)
-        value, line = torch.zeros((), dtype=log_a.dtype, device=log_a.device), within[..., 0, :, :]
+        value, failed = log_a.new_zeros(()), torch.zeros(log_a.shape[:-1], dtype=torch.bool, device=log_a.device)
+        line = within[..., 0, :, :]
         for i in range(self.inner):
             factor, info = torch.linalg.cholesky_ex(line)
-            if bool(info.any()):
-                raise SolveError(f"z: got log coefficients {_range(log_a)}, whose matrix is numerically singular")
+            failed = failed | (info != 0)
             value = value + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
             if i + 1 < self.inner:
                 half = torch.linalg.solve_triangular(factor, between[..., i, :, :], upper=False)
                 line = within[..., i + 1, :, :] - half.mT @ half
-        return value.to(u).expand(torch.broadcast_shapes(value.shape, u.shape[:-1]))
+        return value, failed | ~torch.isfinite(value.detach())
 
     def _log_a(self, z: Unknowns) -> Tensor:
         return floats("z", z, self.blocks**2)

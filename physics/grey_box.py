@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ode import ODEProblem, RightHandSide
+from .ode import ADAPTIVE, ODEProblem, RightHandSide
+from .ode_failures import Named
 from .problem import SolveError
 from .require import function
 
@@ -38,7 +39,7 @@ class GreyBoxODE(ODEProblem):
         du/dt = f_P(t, u; z) + f_A(t, u; z),    u(t0) = z["initial_state"].
 
     As an ``ODEProblem`` (solve, observe, residual, logdet) it stands for the completed equation. ``branches`` solves the
-    completed and the incomplete one together, in one batch.
+    completed and the incomplete one together: in one batch by a method of fixed step.
 
     Args:
         physics: f_P(t, state, z) -> shape of state (..., k), as for ``ODEProblem``.
@@ -64,7 +65,7 @@ class GreyBoxODE(ODEProblem):
     def _two(self, t: Tensor, u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """The right-hand side of a state (2, ..., k): completed, incomplete."""
         physics = self.physics(t, u, z)
-        learnt = self.dynamics(t, u[0], {name: value[0] for name, value in z.items()})
+        learnt = self.dynamics(t, u[0], Named({name: value[0] for name, value in z.items()}))
         return torch.stack([physics[0] + learnt, physics[1]])
 
     def branches(self, z: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -74,6 +75,8 @@ class GreyBoxODE(ODEProblem):
             SolveError: a sample failed and ``on_failure`` is "raise".
         """
         unknowns, _ = self._unknowns(z, None)
+        if self.method in ADAPTIVE:  # a failure is looked for among rows of the batch, which must stay two equations
+            return ODEProblem.solve(self._twin(self._completed), unknowns), self.incomplete(unknowns)
         doubled = {name: value.expand(2, *value.shape) for name, value in unknowns.items()}
         try:
             completed, incomplete = ODEProblem.solve(self._twin(self._two, on_failure="raise"), doubled).unbind(0)

@@ -56,7 +56,8 @@ def observe(
         name: the site.
         mean: what the sensors read without noise, shape (..., *event); for lognormal the median.
         noise: scale, a positive number or a tensor (fixed, learnt or sampled) that broadcasts against mean: a
-            sampled scalar enters as ``noise[..., None]``. In units of the data; for lognormal relative.
+            sampled scalar enters as ``noise[..., None]`` (without it, as many samples as sensors cannot be told from
+            one noise a sensor). In units of the data; for lognormal relative.
         obs: the data, shape (..., *event); None simulates them.
         mask: boolean, True where observed; broadcasts against obs.
         family: "normal", "lognormal" or "student_t".
@@ -218,20 +219,20 @@ def _check(
     floats(f"{site} mean", mean)
     if mean.dim() < whole(f"{site} event_dim", event_dim, 0):
         raise ValueError(f"{site} mean: got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions")
-    _check_positive(site, "noise", noise, mean.shape, "; a sampled scalar enters as noise[..., None]")
+    _check_positive(site, "noise", noise, mean.shape, event_dim, "; a sampled scalar enters as noise[..., None]")
     if df is not None:
-        _check_positive(site, "df", df, mean.shape)
+        _check_positive(site, "df", df, mean.shape, event_dim)
     if obs is not None:
         if not isinstance(obs, Tensor) or not obs.is_floating_point():
             raise TypeError(f"{site} obs: got {shown(obs)}, expected a floating-point tensor")
         event = mean.shape[mean.dim() - event_dim :]
         if obs.dim() < event_dim or obs.shape[obs.dim() - event_dim :] != event:
             raise ValueError(f"{site} obs: got shape {tuple(obs.shape)}, expected (..., {', '.join(map(str, event))})")
-        _check_broadcast(site, "obs", obs.shape, mean.shape)
+        _check_broadcast(site, "obs", obs.shape, mean.shape, event_dim)
     if mask is not None:
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
             raise TypeError(f"{site} mask: got {shown(mask)}, expected a boolean tensor, True where observed")
-        _check_broadcast(site, "mask", mask.shape, mean.shape if obs is None else obs.shape)
+        _check_broadcast(site, "mask", mask.shape, mean.shape if obs is None else obs.shape, event_dim)
     if pyro.settings.get("validate_distributions_pyro"):
         _check_data(site, {"noise": noise, "df": df}, obs, mask, family)
 
@@ -247,10 +248,12 @@ def _check_error(name: str, mean: Tensor, error: ModelError, family: str, event_
         )
 
 
-def _check_positive(site: str, argument: str, value: float | Tensor, mean: torch.Size, hint: str = "") -> None:
+def _check_positive(
+    site: str, argument: str, value: float | Tensor, mean: torch.Size, event_dim: int, hint: str = ""
+) -> None:
     if isinstance(value, Tensor):
         floats(f"{site} {argument}", value)
-        _check_broadcast(site, argument, value.shape, mean, hint)
+        _check_broadcast(site, argument, value.shape, mean, event_dim, hint)
     elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{site} {argument}: got {shown(value)}, expected a positive number or a tensor of them")
     elif not 0 < value < math.inf:
@@ -272,12 +275,14 @@ def _check_data(site: str, scales: Mapping[str, Any], obs: Tensor | None, mask: 
         raise ValueError(f"{site} obs: got {float(seen.min()):.6g}, expected positive numbers for family lognormal")
 
 
-def _check_broadcast(site: str, argument: str, got: torch.Size, expected: torch.Size, hint: str = "") -> None:
+def _check_broadcast(
+    site: str, argument: str, got: torch.Size, expected: torch.Size, event_dim: int, hint: str = ""
+) -> None:
     if got == expected:
         return
     # Outer batches may stand on either side, event dimensions may not grow.
-    for mine, other in zip(reversed(got), reversed(expected), strict=False):
-        if mine != other and mine != 1 and other != 1:
+    for place, (mine, other) in enumerate(zip(reversed(got), reversed(expected), strict=False)):
+        if mine not in (1, other) and (other != 1 or place < event_dim):
             raise ValueError(
                 f"{site} {argument}: got shape {tuple(got)}, expected to broadcast to {tuple(expected)}{hint}"
             )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .ode_failures import Named
 from .problem import Problem, SolveError, Unknowns
 from .require import clock, dtype_of_floats, floats, function, whole
 
@@ -31,7 +32,7 @@ class LinearODE(Problem):
         t0: start time; None takes the first of the times, so that the first state is the initial state.
         squarings: None takes ``torch.linalg.matrix_exp``. A whole number s takes the Taylor polynomial of degree 6 of
             A h / 2^s, squared s times: several times cheaper with its gradient, relative error of a mode of rate l about
-            2^s (|l| h / 2^s)^7 / 5040, so 1e-6 for |l| h = 2 and s = 3.
+            2^s (|l| h / 2^s)^7 / 5040, so 1e-7 for |l| h = 2 and s = 3.
         observation: H, state (..., T, k) -> data; None returns the state.
         dtype: of the times; None keeps that of a tensor and else takes torch's default.
 
@@ -71,7 +72,7 @@ class LinearODE(Problem):
         self.first, self.steps = steps[0], steps[1:]
         spread = max(self.steps, default=0.0) - min(self.steps, default=0.0)
         # Times that went through float32 are equally spaced to its rounding.
-        self.equal = spread <= 1e-6 * max(abs(float(exact[-1])), abs(start))
+        self.equal = spread <= min(1e-6 * max(abs(float(exact[-1])), abs(start)), 1e-3 * min(self.steps, default=0.0))
         if dtype is None and isinstance(times, Tensor) and times.is_floating_point():
             dtype = times.dtype
         self.register_buffer("times", exact.to(dtype or torch.get_default_dtype()))
@@ -112,7 +113,8 @@ class LinearODE(Problem):
         before = u[..., :-1, :]
         after = before @ flows.mT if self.equal else (flows @ before.unsqueeze(-1)).squeeze(-1)
         rest = u[..., 1:, :] - after
-        return torch.cat([first.expand(*rest.shape[:-2], 1, -1), rest.expand(*first.shape[:-2], -1, -1)], -2)
+        batch = torch.broadcast_shapes(first.shape[:-2], rest.shape[:-2])
+        return torch.cat([part.expand(*batch, -1, -1) for part in (first, rest)], -2)
 
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log|det dr/du| = 0 exactly, shape (...): dr/du is block lower triangular with a unit diagonal."""
@@ -129,7 +131,7 @@ class LinearODE(Problem):
             got = list(z) if isinstance(z, Mapping) else type(z).__name__
             raise ValueError(f"z: got {got}, expected a mapping of named unknowns with 'initial_state'")
         state = floats("z['initial_state']", z["initial_state"], None)
-        matrix = self.generator(z)
+        matrix = self.generator(Named(z))
         return floats("generator", matrix, state.shape[-1], state.shape[-1]), state
 
     def _spacing(self) -> float:

@@ -123,11 +123,9 @@ class ODEProblem(Problem):
         if dtype is None and isinstance(times, Tensor) and times.is_floating_point():
             dtype = times.dtype
         self.register_buffer("times", exact.to(dtype or torch.get_default_dtype()))
-        if not bool((self.times.diff() > 0).all()):
-            got = shown(exact.tolist())
-            raise ValueError(
-                f"times: got {got}, expected times further apart, or dtype=torch.float64, or a later start"
-            )
+        self._exact = exact if self._starts_at_times else torch.cat([exact.new_tensor([start]), exact])
+        self._told_apart: set[torch.dtype] = set()
+        self._check_times(self.times.dtype)
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return the trajectory u, shape (..., T, k), whose defects are ``residual`` (by default zero).
@@ -154,6 +152,7 @@ class ODEProblem(Problem):
 
     def _path(self, unknowns: Mapping[str, Tensor]) -> Tensor:
         initial = unknowns["initial_state"]
+        self._check_times(initial.dtype)
         knots = self.times if self._starts_at_times else torch.cat([self.times.new_tensor([self.t0]), self.times])
         return self._flow(initial, unknowns, knots.to(initial.dtype))[-len(self.times) :].movedim(0, -2)
 
@@ -203,7 +202,20 @@ class ODEProblem(Problem):
         _, batch = self._unknowns(z, floats("u", u, len(self.times), None))
         return u.new_zeros(batch)
 
+    def _check_times(self, dtype: torch.dtype) -> None:
+        """Refuse a dtype in which the intervals between the times are not what was given."""
+        if dtype in self._told_apart:
+            return
+        lengths = self._exact.diff()
+        if bool(((self._exact.to(dtype).double().diff() - lengths).abs() > 1e-2 * lengths).any()):
+            raise ValueError(
+                f"times: got {shown(self._exact.tolist())} in {dtype}, which cannot tell them apart, expected times further "
+                "apart, a later start, or times and unknowns in torch.float64"
+            )
+        self._told_apart.add(dtype)
+
     def _intervals(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        self._check_times(like.dtype)
         times = self.times.to(like.dtype)
         knots = torch.cat([times.new_tensor([self.t0]), times])
         return knots[:-1], knots.diff()
@@ -275,7 +287,7 @@ class ODEProblem(Problem):
                 # The survivors alone: a failed sample's infinities would turn shared gradients into NaN.
                 survivors, reason = attempt(good)
                 if survivors is not None:
-                    return result.index_copy(1, good, survivors).reshape(len(knots), *start.shape)
+                    return result.to(survivors).index_copy(1, good, survivors).reshape(len(knots), *start.shape)
             else:
                 return result.reshape(len(knots), *start.shape)
         first = int(failed.nonzero()[0]) if bool(failed.any()) else 0

@@ -19,7 +19,7 @@ WAVES = (1, 2, 4)
 def mlp(sizes: Sequence[int], dtype: torch.dtype, seed: int) -> nn.Sequential:
     """Return linear layers of the given sizes with SiLU between them, their weights drawn from ``seed``."""
     layers: list[nn.Module] = []
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed)
         for a, b in pairwise(sizes):
             layers += [nn.Linear(a, b, dtype=dtype), nn.SiLU()]
@@ -107,9 +107,13 @@ class FixedBasis(Basis):
             modes: number of directions; None keeps all.
 
         Raises:
-            ValueError: dr/du is singular, or ``modes`` is beyond the size of a state.
+            ValueError: dr/du is singular, the state at z is zero, or ``modes`` is beyond the size of a state.
         """
         centre, (_, values, vectors) = _linearised(problem, z, like)
+        if not bool(centre.any()):
+            raise ValueError(
+                f"z: got {shown(z)} whose state is zero, expected a typical one, whose size sets the scale"
+            )
         if modes is not None and whole("modes", modes, 1) > len(values):
             raise ValueError(f"modes: got {modes}, expected at most {len(values)}, the size of a state")
         order = values.argsort()[:modes]

@@ -54,6 +54,24 @@ def test_the_residual_is_the_inverse_of_the_driven_solve_with_unit_determinant(u
     assert float(problem.logdet(path, unknowns).abs().max()) == 0.0
 
 
+def test_times_far_from_zero_are_no_reason_to_take_unequal_steps_as_equal() -> None:
+    decay = LinearODE(lambda z: -z["rate"][..., None, None] * torch.eye(1, dtype=double), [0.0, 1.0, 3.0], dtype=double)
+    far = LinearODE(decay.generator, [2_450_000.0, 2_450_001.0, 2_450_003.0], dtype=double)
+    z = {"rate": torch.tensor(1.0, dtype=double), "initial_state": torch.ones(1, dtype=double)}
+    torch.testing.assert_close(far.solve(z), decay.solve(z))
+    with pytest.raises(ValueError, match="expected also 'rate'"):
+        decay.solve({"initial_state": z["initial_state"]})
+
+
+def test_defects_broadcast_one_path_against_many_initial_states() -> None:
+    problem = LinearODE(rotation, [0.0, 0.5, 1.0], dtype=double)
+    starts = torch.randn(5, 2, dtype=double, generator=torch.Generator().manual_seed(3))
+    z = {"rate": torch.tensor(1.0, dtype=double), "initial_state": starts}
+    path = problem.solve({**z, "initial_state": starts[0]})
+    expected = torch.stack([problem.residual(path, {**z, "initial_state": start}) for start in starts])
+    torch.testing.assert_close(problem.residual(path, z), expected)
+
+
 def test_gradients_of_trajectories_and_of_defects(unknowns) -> None:
     for squarings in (None, 1):
         problem = LinearODE(rotation, [0.0, 0.5, 1.0, 1.5, 2.0], squarings=squarings, dtype=double)

@@ -210,7 +210,13 @@ def test_a_numerically_singular_matrix_is_named_or_rejected():
         small(16).solve(z)
     with pytest.raises(SolveError, match="numerically singular"):
         small(16).logdet(torch.zeros(225, dtype=torch.float64), z)
-    u = small(16, on_failure="reject").solve(z.requires_grad_())
+    kept = small(16, on_failure="reject").logdet(torch.zeros(225, dtype=torch.float64), z.requires_grad_())
+    torch.testing.assert_close(kept[0].detach(), small(16).logdet(torch.zeros(225, dtype=torch.float64), z[0].detach()))
+    assert float(kept[1]) == -float("inf")
+    (gradient,) = torch.autograd.grad(kept[0], z)
+    assert gradient.isfinite().all()
+    assert (gradient[1] == 0).all()
+    u = small(16, on_failure="reject").solve(z)
     assert u.isnan().all(-1).tolist() == [False, True]
     (gradient,) = torch.autograd.grad(u[0].sum(), z)
     assert gradient[0].isfinite().all()

@@ -105,9 +105,20 @@ def test_an_equation_need_not_be_hashable_and_the_method_may_change() -> None:
 
 def test_times_that_float32_cannot_tell_apart_are_refused() -> None:
     times = [2e7, 2e7 + 0.3, 2e7 + 1.5]
-    with pytest.raises(ValueError, match=r"expected times further apart, or dtype=torch\.float64"):
-        ODEProblem(Pull(), times)
-    ODEProblem(Pull(), times, dtype=torch.float64)
+    words = r"in torch\.float32, .*expected times further apart, a later start, or .* torch\.float64"
+    z = {"rate": torch.ones(()), "initial_state": torch.ones(1)}
+    for options in ({"times": times}, {"times": times[1:2], "t0": times[0]}):
+        with pytest.raises(ValueError, match=words):
+            ODEProblem(Pull(), **options)
+        problem = ODEProblem(Pull(), **options, dtype=torch.float64)
+        with pytest.raises(ValueError, match=words):
+            problem.solve(z)
+        with pytest.raises(ValueError, match=words):
+            problem.residual(torch.ones(len(options["times"]), 1), z)
+        near = {name: torch.tensor(value, dtype=torch.float64) - times[0] for name, value in options.items()}
+        exact = {name: value.double() for name, value in z.items()}
+        expected = ODEProblem(Pull(), near["times"], float(near.get("t0", near["times"][0]))).solve(exact)
+        torch.testing.assert_close(problem.solve(exact), expected)
 
 
 def test_a_mistake_in_the_equation_is_told_by_itself() -> None:

@@ -112,7 +112,8 @@ def test_branches_are_the_two_separate_solves(options: dict[str, Any]) -> None:
     assert torch.allclose(equation.incomplete(z), alone.solve(z), atol=1e-8)
 
 
-def test_a_rejected_sample_leaves_the_others_and_the_incomplete_branch_alone() -> None:
+@pytest.mark.parametrize("method", ["rk4", "dopri5"])
+def test_a_rejected_sample_leaves_the_others_and_the_incomplete_branch_alone(method: str) -> None:
     class Burst(nn.Module):
         def forward(self, t: Tensor, state: Tensor, z: Any) -> Tensor:
             return z["code"] * state.square()
@@ -120,13 +121,15 @@ def test_a_rejected_sample_leaves_the_others_and_the_incomplete_branch_alone() -
     times = torch.linspace(0, 2, 30, dtype=torch.float64)
     z = {"rate": torch.ones(3), "initial_state": torch.ones(3, 2), "code": torch.tensor([[0.1], [1e5], [0.2]])}
     z = {name: value.double() for name, value in z.items()}
-    equation = GreyBoxODE(decay, Burst(), times, event_dims={"code": 1}, on_failure="reject")
+    equation = GreyBoxODE(decay, Burst(), times, event_dims={"code": 1}, on_failure="reject", method=method)
     completed, incomplete = equation.branches(z)
     assert torch.isnan(completed[1]).any()
     assert torch.isfinite(completed[[0, 2]]).all()
     assert torch.isfinite(incomplete).all()
     fine = {name: value[[0, 2]] for name, value in z.items()}
     assert torch.allclose(completed[[0, 2]], equation.branches(fine)[0])
+    with pytest.raises(ValueError, match="expected also 'code'"):
+        equation.branches({name: z[name] for name in ("rate", "initial_state")})
 
 
 def test_without_learnt_parts_the_four_outputs_agree() -> None:

@@ -44,6 +44,8 @@ def test_the_twenty_numbers_are_prey_then_predators() -> None:
         counts([1.0, 2.0, 3.0])
     with pytest.raises(ValueError, match="20 positive"):
         counts([-1.0] * 20)
+    with pytest.raises(ValueError, match=r"got shape \(10, 2\), expected 20 positive numbers, prey first"):
+        counts(counts()["y"])
 
 
 def test_the_solution_is_that_of_an_adaptive_solver_of_the_populations() -> None:

@@ -6,16 +6,22 @@ import time
 
 import arviz as az
 import numpy as np
+import pyro
 import pytest
 import torch
 from conjugate import Exact, Linear, Plated
+from pyro import distributions as dist
 from pyro.infer.autoguide import AutoMultivariateNormal
 from xarray import open_datatree
 
 from physzoo.guides.amortize import amortize
 from physzoo.guides.sites import prototype, simulate
+from physzoo.inference.calibrate import calibrate
+from physzoo.inference.data_checks import data_checks
+from physzoo.inference.densities import draw
 from physzoo.inference.latents import Latents
 from physzoo.inference.posterior import pointwise, posterior, sample
+from physzoo.physics import ODEProblem, observe
 
 MODEL = Linear()
 Y = simulate(MODEL, 1, seed=3)["y"][0]
@@ -61,9 +67,6 @@ def test_layout_is_arvizs_with_units_dims_and_pointwise_likelihood(tmp_path):
 def test_pointwise_likelihood_adds_up_and_a_mask_hides_its_entries():
     class Masked(Linear):
         def __call__(self, y=None):
-            import pyro
-            from pyro import distributions as dist
-
             keep = torch.tensor([True, False, True, True])
             z = pyro.sample("z", dist.Normal(torch.zeros(4).double(), 1.0).to_event(1))
             pyro.sample("y", dist.Normal(z, 0.5).mask(keep).to_event(1), obs=y)
@@ -73,6 +76,54 @@ def test_pointwise_likelihood_adds_up_and_a_mask_hides_its_entries():
     assert entries.seen.tolist() == [True, False, True, True]
     assert entries.log_prob[1] == 0
     torch.testing.assert_close(entries.log_prob.sum(), site["fn"].log_prob(site["value"]))
+
+
+class Bursting(torch.nn.Module):
+    """du/dt = rate u^2 from 1 is infinite at t = 1 / rate: faster rates than one half have no solution."""
+
+    def __init__(self):
+        super().__init__()
+        self.problem = ODEProblem(
+            lambda t, u, z: z["rate"][..., None] * u**2,
+            [0.0, 1.0, 2.0], substeps=40, on_failure="reject", dtype=torch.float64,
+        )  # fmt: skip
+
+    def forward(self, y=None):
+        rate = pyro.sample("rate", dist.LogNormal(torch.tensor(-1.5).double(), 1.0))
+        u = self.problem.solve({"rate": rate, "initial_state": torch.ones(1).double()})[..., 1:, 0]
+        observe("y", torch.where(u < 1e6, u, torch.nan), 0.1, obs=y)
+
+
+@pytest.mark.filterwarnings("ignore::physzoo.physics.likelihoods.SolverWarning")
+def test_a_draw_without_a_solution_has_no_likelihood_and_predicts_nothing():
+    model, data = Bursting(), {"y": torch.tensor([1.3, 1.7]).double()}
+    guide = amortize(model, None, "full", example=data, simulations=512)
+    tree = posterior(model, guide, data, draws=400)
+    rate, log_p = (variable(tree, path)[0] for path in ("posterior/rate", "sample_stats/log_p"))
+    log_likelihood, predictive = (
+        variable(tree, f"{group}/y")[0] for group in ("log_likelihood", "posterior_predictive")
+    )
+    nowhere = np.isneginf(log_p)
+    assert 0.05 < nowhere.mean() < 0.95
+    assert rate[nowhere].min() > rate[~nowhere].max()
+    assert np.isneginf(log_likelihood[nowhere]).all()
+    assert np.isfinite(log_likelihood[~nowhere]).all()
+    assert np.isnan(predictive[nowhere]).all()
+    assert np.isfinite(predictive[~nowhere]).all()
+    drawn = draw(model, guide, data, 400, predictive=True, seed=0)
+    assert torch.equal(torch.isneginf(drawn.log_likelihood["y"]), torch.isneginf(drawn.log_p))
+    assert torch.equal(drawn.predictive["y"].isnan().all(-1), torch.isneginf(drawn.log_p))
+    values = {name: value.unsqueeze(1) for name, value in drawn.values.items()}
+    batch = {"y": data["y"].unsqueeze(0)}
+    seen = Latents.of(model, data).terms(model, values, batch, datasets=True)[1][:, 0]
+    torch.testing.assert_close(seen, drawn.log_likelihood["y"])
+    checks = data_checks(model, guide, data, draws=400)
+    below = (predictive[~nowhere] < data["y"].numpy()).mean(0)
+    np.testing.assert_allclose(checks.predictive_pit["y"], below, atol=0.01)
+    assert np.isfinite(checks.loo_pit["y"]).all()
+    found = calibrate(model, guide, datasets=64, draws=50, progress=False)
+    assert found.flatness is not None
+    assert np.isfinite(found.flatness)
 
 
 def test_the_same_seed_gives_the_same_draws_and_leaves_the_generator_alone():

@@ -17,6 +17,7 @@ from physzoo.physics import (
     Elliptic1D,
     FixedBasis,
     KarhunenLoeve,
+    LinearProblem,
     ModelError,
     ODEProblem,
     Surrogate,
@@ -282,6 +283,9 @@ MISTAKES = {
     "expected a tensor, as in the draws": lambda bar: untrained(bar).solve({"z": normal(2)}),
     "modes: got 9, expected at most 8": lambda bar: FixedBasis.of_states(normal(9, 63), 9),
     "modes: got 64, expected at most 63": lambda bar: FixedBasis.of_residual(bar, normal(2), bar.load, 64),
+    "whose state is zero": lambda bar: FixedBasis.of_residual(
+        LinearProblem(torch.eye(3), torch.eye(3), torch.eye(3)), torch.zeros(3), torch.zeros(3)
+    ),
     "coordinates: got shape": lambda bar: Trunk(bar.nodes, bar.load),
     "expected more than the 8 sensors": lambda bar: error_covariance(untrained(bar), normal(8, 2)),
     "covariance: got": lambda bar: ModelError(normal(2), -covariance(2)),

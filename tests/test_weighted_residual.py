@@ -269,3 +269,11 @@ def test_the_residual_of_marginalised_points_is_the_gradient_of_their_mean_energ
     torch.testing.assert_close(problem.residual(c, z), slope, rtol=1e-5, atol=1e-5)
     assert torch.autograd.gradcheck(problem.residual, (c, z.requires_grad_()))
     assert torch.autograd.gradcheck(problem.solve, (z,))
+
+
+@pytest.mark.parametrize(
+    "options", [{"sensors": [2.0]}, {"sensors": 0.3}, {"sensors": []}, {"floor": -1.0}, {"floor": 0.0}]
+)
+def test_sensors_outside_the_bar_and_a_conductivity_below_zero_are_refused(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}: got .*, expected"):
+        Collocation(**options)
