@@ -73,6 +73,16 @@ def uq_vae(stored: dict[str, Any]) -> list[Line]:
     return [(claim, each, "uq_vae")]
 
 
+def darcy2d_guides(stored: dict[str, Any]) -> list[Line]:
+    names = {"full": "full rank", "spline": "spline"}
+    each = ", ".join(
+        f"{names[row['family']]} {row['objective']} {row['median_c2st']:.2f} ({row['median_sd_ratio']:.2f})"
+        for row in stored["rows"]
+    )
+    claim = "`darcy2d`, amortised guides, and a base fitted to each data set by the physics: median C2ST (sd ratio)"
+    return [(claim, each, "darcy2d_guides")]
+
+
 def surrogate(stored: dict[str, Any]) -> list[Line]:
     parts = []
     carried = {row["from"]: row for row in stored["rows"] if row["error_in_likelihood"] == "covariance"}
@@ -263,6 +273,7 @@ GUIDES: dict[str, Say] = {
     "divergences": divergences,
     "uq_vae": uq_vae,
     "relaxed_base": relaxed_base,
+    "darcy2d_guides": darcy2d_guides,
 }
 LEARNT: dict[str, Say] = {
     "surrogate": surrogate,
