@@ -23,8 +23,11 @@ def structured(
     return guide, ResidualGuide(guide, model.problem, shape, model.residual_scale)
 
 
-def fit_structured(model: Poisson1D, guide: ResidualGuide, data: dict[str, Tensor], steps: int, seed: int) -> None:
-    """Fit by the ELBO, then for as many steps by reweighted wake-sleep, which widens what the ELBO leaves too narrow."""
+def fit_structured(
+    model: Poisson1D, guide: ResidualGuide, data: dict[str, Tensor], steps: int, seed: int, wake: int | None = None
+) -> None:
+    """Fit by the ELBO, then by reweighted wake-sleep, which widens what the ELBO leaves too narrow, for ``wake`` steps, or
+    as many."""
     options: dict[str, Any] = {"learning_rate": 2e-3, "seed": seed, "max_skipped": 50, "progress": False}
     fit(model, guide, data, ELBO(64), steps=steps, **options)
-    fit(model, guide, data, Reweighted(512), steps=steps, **options)
+    fit(model, guide, data, Reweighted(512), steps=wake or steps, **options)

@@ -55,7 +55,7 @@ EFFECTIVE = 1000
 class Size:
     """How much work; the guide's in 1D, which refines through the solver, and in 2D, through the network."""
 
-    sets: int = 3
+    sets: int = 12
     draws: int = 50
     steps: int = 2500
     solves: int = 4096
@@ -166,14 +166,14 @@ def rows_of(name: str, make: Callable[[], Any], size: Size, flat: bool) -> list[
     }
     truths = []
     for i, y in enumerate(data):
-        truths.append(sampled(model, y, 2 * size.draws, SEED + 10 + i).moments)
-        network = sampled(replaced, y, size.draws, SEED + 20 + i)
+        truths.append(sampled(model, y, 2 * size.draws, SEED + 100 + i).moments)
+        network = sampled(replaced, y, size.draws, SEED + 200 + i)
         found = (
-            sampled(model, y, size.draws, SEED + 30 + i),
+            sampled(model, y, size.draws, SEED + 300 + i),
             network,
             weighted(model, replaced, y, network),
-            guided(single, guide, y, SEED + 40 + i, weigh=False),
-            guided(single, guide, y, SEED + 40 + i, weigh=True),
+            guided(single, guide, y, SEED + 400 + i, weigh=False),
+            guided(single, guide, y, SEED + 400 + i, weigh=True),
         )
         for (_, kept), one in zip(methods.values(), found, strict=True):
             kept.append(one)
