@@ -75,8 +75,12 @@ class AmortizedGuide(PyroModule):
             )
         self.loc.copy_(whitening.loc)
         self.tril.copy_(whitening.tril)
-        self.diagonal = bool((whitening.tril.tril(-1) == 0).all())
+        self.diagonal = _is_diagonal(self.tril)
         return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.diagonal = _is_diagonal(self.tril)
 
     def refined(self, data: Data) -> Refined | None:
         """Return the Gauss-Newton approximations of the posteriors of data sets, which nothing learnt changes; or None."""
@@ -217,6 +221,10 @@ class AmortizedGuide(PyroModule):
             if isinstance(value, Tensor):
                 return tuple(value.shape[: value.ndim - ndim])
         return ()
+
+
+def _is_diagonal(tril: Tensor) -> bool:
+    return bool((tril.tril(-1) == 0).all())
 
 
 def check_whitening(whitening: Any) -> None:

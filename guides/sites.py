@@ -48,6 +48,23 @@ def unchecked() -> Iterator[None]:
             Distribution._validate_args = own
 
 
+@contextmanager
+def unregistered() -> Iterator[None]:
+    """Leave Pyro's parameter store as it is found; also a decorator.
+
+    Pyro enters a module's parameters there when the module is run, and a later ``SVI`` of another module with the same names
+    would train those instead of its own.
+    """
+    store = pyro.get_param_store()
+    before = set(store.keys())
+    try:
+        yield
+    finally:
+        for name in set(store.keys()) - before:
+            del store[name]
+
+
+@unregistered()
 def prototype(model: Callable[..., Any], data: Data | None = None, seed: int | None = 0) -> poutine.Trace:
     """Trace one run of ``model(**data)`` under its prior and return the trace, plates left out.
 
@@ -179,6 +196,7 @@ def plated(
     return inside
 
 
+@unregistered()
 def simulate(
     model: Callable[..., Any],
     count: int,

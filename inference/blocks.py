@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..guides.require import shown
-from ..guides.sites import Data, outer_plates, seeded
+from ..guides.sites import Data, outer_plates, seeded, unregistered
 from .densities import count, draw, one, site_log_probs, total
 from .latents import Latents
 from .posterior import sample
@@ -48,6 +48,7 @@ class Block:
         return Block(**joined)
 
 
+@unregistered()
 def guide_log_prob(guide: Callable[..., Any], values: Values, data: Data, nesting: int = 0) -> Tensor | None:
     """Return log q(z | y) at given values of B data sets, (B,), or None where the guide cannot tell.
 

@@ -73,7 +73,7 @@ def load(path: str | Path) -> dict[str, Any]:
             raise CheckpointError(
                 f"checkpoint: got '{path}', which is damaged at '{broken}', expected a file written by fit"
             )
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         if isinstance(error, CheckpointError):
             raise

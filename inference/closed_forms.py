@@ -33,10 +33,10 @@ def principal_components(train: Tensor, test: Tensor, code: int) -> Evaluation:
         code: number of components.
 
     Raises:
-        ValueError: different events, or more components than the data have.
+        ValueError: different events, or more components than N - 1 or than an event has entries.
     """
     train, test = _flat(train, test)
-    whole("code", code, 1, min(train.shape))
+    whole("code", code, 1, min(len(train) - 1, train.shape[1]))
     mean = train.mean(0)
     basis = torch.linalg.svd(train - mean, full_matrices=False)[2][:code]
     return _judged(mean + (test - mean) @ basis.T @ basis, test)

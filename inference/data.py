@@ -136,20 +136,25 @@ def _tensors(refined: Refined) -> tuple[Tensor, ...]:
 class Batches:
     """Turn a source into the batch of a given step; a function of seed and step alone, so that a resumed fit sees the same.
 
+    With ``device`` the example of one data set is there, where the model must be already.
+
     Raises:
         TypeError: the source is none of the three kinds.
         ValueError: the model cannot be traced on it.
     """
 
-    def __init__(self, model: Callable[..., Any], source: Source, seed: int) -> None:
-        self.model, self.source, self.seed = model, source, seed
+    def __init__(self, model: Callable[..., Any], source: Source, seed: int, device: str | None = None) -> None:
+        self.model, self.source, self.seed, self.device = model, source, seed, device
         if isinstance(source, Simulator):
-            given = dict(source.given or {})
+            given = _on(device, source.given or {})
             trace = prototype(model, given)
             self.nesting = plate_nesting(trace)
             drawn = simulate(model, 2, given, seed=0, nesting=self.nesting)
             self.example = {**given, **_data_arguments(model, drawn)}
             self.latent_names = tuple(latent_sites(prototype(model, self.example)))
+            strange = sorted(set(source.seen or {}) - set(self.latent_names))
+            if strange:
+                raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latent_names)}")
             if source.corrupt is not None:
                 with seeded(0):
                     _check_corrupted(self._simulated(source, 2).data, self.example)
@@ -158,7 +163,7 @@ class Batches:
             raise TypeError(
                 f"data: got {type(source).__name__}, expected a mapping of the model's arguments, DataSets or Simulator"
             )
-        self.example = one(source.data) if isinstance(source, DataSets) else dict(source)
+        self.example = _on(device, one(source.data) if isinstance(source, DataSets) else source)
         trace = prototype(model, self.example)
         self.nesting, self.latent_names = plate_nesting(trace), tuple(latent_sites(trace))
         if isinstance(source, DataSets):
@@ -176,12 +181,14 @@ class Batches:
         return Batch(self.source, None, {}, self.nesting)
 
     def _simulated(self, source: Simulator, size: int) -> Batch:
-        given = dict(source.given or {})
+        given = _on(self.device, source.given or {})
         drawn = simulate(self.model, size, given, nesting=self.nesting)
         if source.seen:
             half = size // 2
             rows = torch.randint(count(source.seen), (half,))
-            known = poutine.condition(self.model, {name: value[rows] for name, value in source.seen.items()})
+            like = next(iter(drawn.values()))
+            seen = {name: value[rows.to(value.device)].to(like.device) for name, value in source.seen.items()}
+            known = poutine.condition(self.model, seen)
             around = simulate(known, half, given, nesting=self.nesting) if half else {}
             drawn = {name: torch.cat([around[name], value[half:]]) if half else value for name, value in drawn.items()}
         latents = {name: drawn[name] for name in self.latent_names}
@@ -199,12 +206,17 @@ class Batches:
             return Batch(source.data, self.sets, latents, self.nesting, source.refined)
         epoch, place = divmod(step, self.sets // size)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
             self._epoch, self._order = epoch, torch.randperm(self.sets, generator=generator)
         rows = self._order[place * size : (place + 1) * size]
         data = {name: value[rows] if isinstance(value, Tensor) else value for name, value in source.data.items()}
         refined = None if source.refined is None else source.refined.rows(rows)
         return Batch(data, size, {name: value[rows] for name, value in latents.items()}, self.nesting, refined)
+
+
+def _on(device: str | None, data: Data) -> dict[str, Any]:
+    """The data with its tensors on a device; as they are where it is None."""
+    return {name: value.to(device) if isinstance(value, Tensor) and device else value for name, value in data.items()}
 
 
 def _data_arguments(model: Callable[..., Any], drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:

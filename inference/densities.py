@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..guides.nodes import nodes
 from ..guides.require import shown, whole
-from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, seeded
+from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, seeded, unregistered
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ def paired_traces(
     return model_trace, guide_trace
 
 
+@unregistered()
 def draw(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -198,6 +199,7 @@ def _draw_chunk(
     )
 
 
+@unregistered()
 def log_joint(
     model: Callable[..., Any],
     values: Mapping[str, Tensor],

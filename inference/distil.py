@@ -43,5 +43,6 @@ class DrawsKL:
         if batch.datasets is not None:
             raise ValueError(f"data: got {batch.datasets} data sets, expected one")
         chosen = torch.randint(self.count, (self.batch,))
-        latents = {name: value[chosen] for name, value in self.draws.items()}
+        device = next((value.device for value in batch.data.values() if isinstance(value, Tensor)), None)
+        latents = {name: value[chosen].to(device) for name, value in self.draws.items()}
         return -guide_log_prob(guide, Batch(batch.data, None, latents)).mean()

@@ -111,15 +111,17 @@ class _Loop:
 
     def __init__(self, model: Any, guide: Any, data: Source, objective: Objective, options: FitOptions) -> None:
         self.model, self.guide, self.objective, self.options = model, guide, objective, options
-        self.batches = Batches(model, data, options.seed)
-        self.held_out = None if options.held_out is None else Batches(model, options.held_out, options.seed + 1).at(0)
-        self._first_run(self.batches.example)
         self.modules = {
             name: part for name, part in (("model", model), ("guide", guide)) if isinstance(part, nn.Module)
         }
         if options.device is not None:
             for part in self.modules.values():
                 part.to(options.device)
+        self.batches = Batches(model, data, options.seed, options.device)
+        self.held_out = None
+        if options.held_out is not None:
+            self.held_out = Batches(model, options.held_out, options.seed + 1, options.device).at(0)
+        self._first_run(self.batches.example)
         self.parameters = parameters_of(self.modules)
         if not self.parameters:
             raise ValueError("guide: got no parameter in model or guide, expected a torch module with at least one")
@@ -129,9 +131,7 @@ class _Loop:
         self.best: tuple[float, dict[str, Any]] | None = None
         self.stopped: Literal["done", "early"] = "done"
         self.skipped, self.particles = 0, getattr(objective, "particles", 1)
-        example = (
-            self.batches.example if options.device is None else moved(Batch(self.batches.example), options.device).data
-        )
+        example = self.batches.example
         self.run_model, self.run_guide = direct(model, example), direct(guide, example)
 
     def _first_run(self, example: Any) -> None:
@@ -199,7 +199,7 @@ class _Loop:
         training = [part for part in self.modules.values() if part.training]
         for part in training:
             part.eval()
-        with seeded(self.options.seed + 2), torch.no_grad():
+        with seeded((self.options.seed + 2) % 2**63), torch.no_grad():
             value = self._loss(batch).item()
         for part in training:
             part.train()

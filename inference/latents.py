@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..guides.require import named
-from ..guides.sites import Data, outer_plates, prototype, simulate
+from ..guides.sites import Data, outer_plates, prototype, simulate, unregistered
 from ..guides.unconstrained import UnconstrainedSites
 from .densities import data_log_probs, log_joint, site_log_probs, total
 
@@ -57,6 +57,7 @@ class Latents(UnconstrainedSites):
         outer = x.ndim - 1
         return values, total({n: t.flatten(outer).sum(-1) if t.ndim > outer else t for n, t in terms.items()})
 
+    @unregistered()
     def log_density(self, model: Callable[..., Any], x: Tensor, data: Data, *, datasets: bool = False) -> Tensor:
         """Return log p(z(x), y) + log|det dz/dx|, differentiable in x.
 
@@ -69,6 +70,7 @@ class Latents(UnconstrainedSites):
         padded = self.padded(values)
         return log_joint(model, padded, data, datasets=datasets, nesting=self.nesting) + log_det
 
+    @unregistered()
     def terms(
         self, model: Callable[..., Any], values: Mapping[str, Tensor], data: Data, *, datasets: bool = False
     ) -> tuple[Tensor, Tensor]:

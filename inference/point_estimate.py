@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 
 from ..guides.nodes import nodes
@@ -131,7 +132,7 @@ def _observed(terms: dict[str, Tensor], latent: Iterable[str]) -> Tensor:
 
 def _centre(name: str, site: Any) -> Tensor:
     fn = site["fn"]
-    while hasattr(fn, "base_dist"):
+    while isinstance(fn, Independent | MaskedDistribution):
         fn = fn.base_dist
     if not isinstance(fn, torch.distributions.Normal | torch.distributions.MultivariateNormal):
         raise ValueError(f"model: got observed site '{name}' of {type(fn).__name__}, expected a Gaussian likelihood")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..guides.nodes import nodes
 from ..guides.require import function, named, seed_number, shown, whole
-from ..guides.sites import Data, observed_sites, outer_plates, prototype, seeded, simulate, traced
+from ..guides.sites import Data, observed_sites, outer_plates, prototype, seeded, simulate, traced, unregistered
 from .densities import check_guide, paired_traces, replicated, site_log_probs, total
 from .latents import Latents, unobserved
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 
+@unregistered()
 def sample(
     guide: Callable[..., Any],
     data: Data,
@@ -65,6 +66,7 @@ def sample(
     return result
 
 
+@unregistered()
 def posterior(
     model: Callable[..., Any],
     guide: Callable[..., Any],

@@ -103,6 +103,11 @@ def posterior_sbc(
         warnings.warn(text, stacklevel=2)
     with seeded(seed + 1):
         weights = torch.as_tensor(log_w).exp()
+        if int((weights > 0).sum()) < datasets:
+            raise ValueError(
+                f"guide: got {int((weights > 0).sum())} of {len(weights)} draws with a weight, expected at least {datasets}: "
+                "it is too far from the posterior"
+            )
         rows = torch.multinomial(weights, datasets, replacement=False)
     truths = {name: value[rows] for name, value in pool.values.items()}
     replicated = _replicate(model, data, truths, sites, datasets, seed + 2)
@@ -114,7 +119,7 @@ def posterior_sbc(
     augmented = Augmented(model, data, tuple(block.name for block in sites.blocks))
     flat, _ = sites.flatten(pool.values)
     # two data sets like the observed one hold twice the information: half the posterior covariance
-    start = Whitening(flat.mean(0), torch.linalg.cholesky(flat.T.cov(aweights=weights.to(flat.dtype)) / 2))
+    start = _start(flat, weights.to(flat.dtype))
     # free vectors for location and Cholesky factor of each data set, and eight more for the family's shape
     width = sites.size * (sites.size + 3) // 2 + 8
     table = Table(data, width, sets=datasets)
@@ -141,6 +146,14 @@ def posterior_sbc(
         seed=seed + 3,
         progress=False,
     )
+
+
+def _start(flat: Tensor, weights: Tensor) -> Whitening:
+    """Return mean and half the covariance of weighted draws (S, d); of the draws alone where few weigh anything."""
+    tril, info = torch.linalg.cholesky_ex(flat.T.cov(aweights=weights) / 2)
+    if int(info) or not bool(torch.isfinite(tril).all()):
+        return Whitening(flat.mean(0), torch.linalg.cholesky(flat.T.cov() / 2))
+    return Whitening((weights / weights.sum()) @ flat, tril)
 
 
 def _replicate(

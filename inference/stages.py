@@ -37,6 +37,7 @@ def physics_first(model: Any, guide: Any, stage: Mapping[str, Any], settings: Fi
     """
     if settings.device is not None:
         model.to(settings.device)
+        guide.to(settings.device)
     return guide_last(model.physics_alone, guide.physics, stage, replace(settings, checkpoint=None, resume=False))
 
 

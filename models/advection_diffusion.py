@@ -39,6 +39,7 @@ from ..guides.amortize import amortize
 from ..guides.amortized_guide import AmortizedGuide
 from ..guides.encoders import MLP
 from ..guides.flows import Flow
+from ..guides.require import whole
 from ..guides.sites import seeded
 from ..physics.grey_box import Decoded
 from ..physics.linear_ode import Banded, LinearODE
@@ -91,6 +92,7 @@ class AdvectionDiffusion(GreyBox):
         bases = {"orthogonal": _orthogonal, "free": torch.eye, "antisymmetric": _antisymmetric}
         if learnt not in bases:
             raise ValueError(f"learnt: got {learnt!r}, expected one of {', '.join(bases)}")
+        whole("reach", reach, 1)
         self.register_buffer("basis", bases[learnt](2 * reach + 1), persistent=False)
         diffusion = Banded(POINTS)(_second()).double()
         rates, modes_of = torch.linalg.eigh(diffusion)

@@ -4,7 +4,7 @@
     NeuralODE    du/dt = net(u, z[, t]),  x_n ~ Normal(first channels of u(t_n), s)    a solver, no physics ("NN+solver")
 
 Both are ``GreyBox`` models whose four outputs are one and the same tensor, so that ``evaluate``, ``fit`` and every guide take
-them as they are; they have no ``physics_alone``, so their objective is ``ELBO``. Physics alone, and physics with learnt parts
+them as they are; they have no physics to regularise, so their objective is ``ELBO``. Physics alone, and physics with learnt parts
 but without regularisers, are options of the animals and weights of 0 in ``GreyBoxELBO``. Closed forms (training mean, PCA)
 are in inference/closed_forms.py.
 

@@ -100,6 +100,7 @@ class Galaxy(GreyBox):
     ) -> None:
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"size: got {size!r}, expected a positive number of pixels")
+        colour = tuple(float(value) for value in colour)
         if not colour or not all(0 < value < math.inf for value in colour):
             raise ValueError(f"colour: got {tuple(colour)}, expected a positive number for each channel")
         channels, shape = len(colour), (size, size)

@@ -111,12 +111,18 @@ class GreyBox(PyroModule):
             **values: site -> value, broadcast to the shape that the site has in z.
 
         Raises:
-            ValueError: a name that is no site of the model.
+            ValueError: a name that is no site of the model, or a value that does not broadcast to its site.
         """
         unknown = sorted(set(values) - set(z))
         if unknown:
             raise ValueError(f"intervene: got {', '.join(unknown)}, expected some of {', '.join(z)}")
-        changed = {name: torch.as_tensor(value).to(z[name]).expand_as(z[name]) for name, value in values.items()}
+        changed = {name: torch.as_tensor(value).to(z[name]) for name, value in values.items()}
+        for name, value in changed.items():
+            try:
+                changed[name] = value.expand_as(z[name])
+            except RuntimeError:
+                got, own = tuple(value.shape), tuple(z[name].shape)
+                raise ValueError(f"{name}: got shape {got}, expected one that broadcasts to {own}") from None
         return self.decode({**z, **changed}, times)
 
     def _unknowns(self) -> dict[str, Tensor]:

@@ -159,11 +159,14 @@ def start_at(guide: AmortizedGuide, code: LinearCode) -> None:
     """Let a guide with a ``SkipEncoder`` and a family with an affine end start at Normal(linear code of x, sd^2).
 
     Raises:
-        TypeError: another encoder.
+        TypeError: another encoder, or a family without an affine end.
     """
-    size, encoder, head = len(code.bias), guide.encoder, guide.family.affine.head  # type: ignore[union-attr]
+    size, encoder, family = len(code.bias), guide.encoder, guide.family
     if not isinstance(encoder, SkipEncoder):
         raise TypeError(f"guide: got the encoder {type(encoder).__name__}, expected a SkipEncoder")
+    if not hasattr(family, "affine"):
+        raise TypeError(f"guide: got the family {type(family).__name__}, expected one with an affine end")
+    head = family.affine.head  # type: ignore[union-attr]
     unit = guide.tril.diagonal()
     encoder.weight.copy_(encoder.weight / unit[:, None])
     encoder.shift.copy_((encoder.shift - guide.loc) / unit)

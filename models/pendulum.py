@@ -136,7 +136,8 @@ class Pendulum(GreyBox):
             alone = together = problem.incomplete(unknowns)[..., :1]
         else:
             coefficients = self.dynamics_net(z["z_A1"])
-            force = coefficients[..., 1:] * (z["omega"].log() * self.power).exp()[..., None]
+            omega = z["omega"].clamp_min(1e-30)  # a counterfactual may set it to zero
+            force = coefficients[..., 1:] * (omega.log() * self.power).exp()[..., None]
             unknowns |= {"friction": coefficients[..., 0], "force": force}
             together, alone = (path[..., :1] for path in problem.branches(unknowns))
         if self.correction_net is None:

@@ -153,6 +153,16 @@ class Animal:
         return self.recipe.family if self.recipe.encoder is None else f"{self.recipe.family}, {self.recipe.encoder}"
 
     @property
+    def objective(self) -> str:
+        """What a fit of the recipe minimises, in a few words."""
+        if self.recipe.encoder is None:
+            return "elbo"
+        if self.training is None or self.training.objective is None:
+            return self.recipe.objective
+        last = "" if self.training.finish is None else ", then forward_kl"
+        return f"elbo and regularisers{last}"
+
+    @property
     def story(self) -> str:
         """The docstring of the file that the animal lives in."""
         return (import_module(self.model.__module__).__doc__ or "").strip()
@@ -178,7 +188,9 @@ def register(animal: Animal) -> Animal:
         raise TypeError(f"animal: got {type(animal).__name__}, expected an Animal")
     if not isinstance(animal.name, str) or not animal.name.isidentifier():
         raise ValueError(f"name: got {animal.name!r}, expected letters, digits and underscores")
-    if animal.name in _ANIMALS and _ANIMALS[animal.name] != animal:
+    home = f"{__package__}.{animal.name}"  # of an animal of the zoo, imported or not
+    taken = animal.name in IN_THE_ZOO and getattr(animal.model, "__module__", home) != home
+    if taken or (animal.name in _ANIMALS and _ANIMALS[animal.name] != animal):
         raise ValueError(f"name: got '{animal.name}', which is taken already, expected a new name")
     _ANIMALS[animal.name] = animal
     return animal

@@ -59,7 +59,11 @@ def main() -> None:
         except (BadInput, CheckpointError) as error:
             status = _complain(str(error), 2)
         except usage_error as error:
-            status = _complain(error.format_message(), 2)
+            if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+                print(error.format_message())
+                status = 2
+            else:
+                status = _complain(error.format_message(), 2)
         except NonFiniteError as error:
             status = _complain(f"the fit stopped at {error}", 1)
         except (KeyboardInterrupt, typer.Abort):
@@ -122,7 +126,6 @@ def show(name: Name) -> None:
         print(f"  {site}: {meaning.label} [{meaning.unit}], shape {shape}")
     recipe = animal.recipe
     training, many = animal.training, recipe.encoder is not None
-    goal = recipe.objective if training is None or training.objective is None else "elbo and regularisers"
     source = "training data" if training is not None else "simulations" if many else "its one data set"
     first, last = (None, None) if training is None else (training.start, training.finish)
     stages = [
@@ -132,7 +135,7 @@ def show(name: Name) -> None:
     stages.append(
         "" if last is None else f", then {last['steps']} of the guide alone on simulations of the trained model"
     )
-    print(f"recipe\n  guide {animal.guide}, objective {goal}, {''.join(stages)}")
+    print(f"recipe\n  guide {animal.guide}, objective {animal.objective}, {''.join(stages)}")
     print(f"likelihoods\n  {', '.join(animal.likelihoods)}")
     print(f"certificate\n  {certificate(certificates().get(name))}")
     print(f"source\n  {animal.source}")
@@ -193,13 +196,14 @@ def check(
         raise BadInput(
             f"DIR|NAME: got '{target}', expected a folder written by physzoo run or fit, or one of {', '.join(names())}"
         )
+    from .folder import CALIBRATION, CALIBRATION_FIGURE
     from .run import check_calibration
     from .task import Budget, restore
 
     folder, task = restore(target, progress=sys.stderr.isatty())
     found = check_calibration(task, Budget.of(quick))
-    folder.write_json("calibration.json", found.to_dict())
-    found.plot(folder.file("calibration.png"))
+    folder.write_json(CALIBRATION, found.to_dict())
+    found.plot(folder.file(CALIBRATION_FIGURE))
     print(found.verdict)
     return 0 if found.passed else 1
 

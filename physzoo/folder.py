@@ -13,6 +13,8 @@ FORMAT = "physzoo-run-1"
 SETTINGS, REPORT, CHECKPOINT = "settings.json", "report.json", "checkpoint.pt"
 FINISHED = "finished.pt"  # after the last stage, where a training has two
 POSTERIOR, REFERENCE, PAGE = "posterior.nc", "reference.npz", "report.html"
+CALIBRATION, CALIBRATION_FIGURE = "calibration.json", "calibration.png"
+REPORTED = (REPORT, PAGE, CALIBRATION, CALIBRATION_FIGURE)  # what is said of a posterior
 
 
 class BadInput(ValueError):

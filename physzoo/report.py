@@ -14,7 +14,7 @@ import numpy as np
 
 from .figures import draw_fit, draw_marginals, draw_pairs, draw_predictive
 from .figures_images import draw_image
-from .folder import CHECKPOINT, FINISHED, PAGE, POSTERIOR, REFERENCE, REPORT, Folder
+from .folder import CALIBRATION_FIGURE, CHECKPOINT, FINISHED, PAGE, POSTERIOR, REFERENCE, REPORT, Folder
 from .inference.compare import Comparison
 from .inference.importance import k_hat
 from .inference.reference import Reference
@@ -74,7 +74,7 @@ def report(result: Result) -> dict[str, Any]:
         **settings_of(task.animal, task.options),
         "title": task.animal.title,
         "encoder": task.recipe.encoder,
-        "objective": task.recipe.objective if task.amortised else "elbo",
+        "objective": task.animal.objective,
         "device": task.options.device or "cpu",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "versions": {
@@ -277,8 +277,8 @@ def draw_figures(result: Result, folder: Folder, record: Mapping[str, Any]) -> l
     draw_fit(folder.file("fit.png"), result.fit.losses, weights, record["k_hat"], words[record["objective"]])
     names.append("fit.png")
     if result.calibration is not None:
-        result.calibration.plot(folder.file("calibration.png"))
-        names.append("calibration.png")
+        result.calibration.plot(folder.file(CALIBRATION_FIGURE))
+        names.append(CALIBRATION_FIGURE)
     return names
 
 

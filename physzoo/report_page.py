@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from .folder import CALIBRATION_FIGURE
 from .labels import quantity, with_unit
 from .models.registry import Animal
 
@@ -51,7 +52,7 @@ def page(record: Mapping[str, Any], animal: Animal, figures: Mapping[str, Path])
         figures: file name -> path of each PNG; they are embedded.
     """
     first = [name for name in figures if name.startswith("predictive_")]
-    rest = [name for name in figures if name not in first and name != "calibration.png"]
+    rest = [name for name in figures if name not in first and name != CALIBRATION_FIGURE]
     return "\n".join(
         [
             "<!doctype html>",
@@ -66,14 +67,14 @@ def page(record: Mapping[str, Any], animal: Animal, figures: Mapping[str, Path])
             "<h2>Unknowns</h2>",
             _parameters(record["parameters"]),
             *(_figure(name, figures[name], CAPTIONS[Path(name).stem]) for name in rest),
-            *(_calibration(record, figures) if "calibration.png" in figures else []),
+            *(_calibration(record, figures) if CALIBRATION_FIGURE in figures else []),
             *_evaluation(record["evaluation"]),
             "<h2>Story</h2>",
             f"<pre>{escape(animal.story)}</pre>",
             _table(("site", "prior"), [(site, text) for site, text in animal.priors.items()], 2),
             f"<p>Source: {escape(animal.source)}</p>",
             "<h2>How it was made</h2>",
-            _made(record),
+            _made(record, animal),
             "</body></html>",
         ]
     )
@@ -140,7 +141,7 @@ def _calibration(record: Mapping[str, Any], figures: Mapping[str, Path]) -> list
     parts = [
         "<h2>Calibration</h2>",
         f"<p>On data sets simulated from unknowns {around}: {escape(found['verdict'])}.</p>",
-        _figure("calibration.png", figures["calibration.png"], CAPTIONS["calibration"]),
+        _figure(CALIBRATION_FIGURE, figures[CALIBRATION_FIGURE], CAPTIONS["calibration"]),
     ]
     if rows:
         parts.append(_table(("nominal coverage", "found", "standard error"), rows, 0))
@@ -164,12 +165,14 @@ def _evaluation(found: Mapping[str, float] | None) -> list[str]:
     return ["<h2>Test data</h2>", f'<p class="note">{note}</p>', _table(("what", "found"), rows, 1)]
 
 
-def _made(record: Mapping[str, Any]) -> str:
+def _made(record: Mapping[str, Any], animal: Animal) -> str:
     seconds = [(step, f"{value:.1f}") for step, value in record["seconds"].items()]
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     quick = " --quick" if record["quick"] else ""
     fit = record["fit"]
-    command = f"physzoo run {record['name']} --guide {record['guide']} --seed {record['seed']}{quick} --out DIR"
+    steps = "" if record["quick"] or record["steps"] == animal.recipe.steps else f" --steps {record['steps']}"
+    guide = "" if animal.training is not None else f" --guide {record['guide']}"
+    command = f"physzoo run {record['name']}{guide} --seed {record['seed']}{steps}{quick} --out DIR"
     return "\n".join(
         [
             f"<pre>{escape(command)}</pre>",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, Folder
+from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, REPORTED, Folder
 from .guides.unconstrained import Whitening
 from .inference.calibrate import calibrate
 from .inference.calibration import Calibration
@@ -128,8 +128,10 @@ def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tup
         if folder.file(REFERENCE).is_file():
             read_reference(folder.file(REFERENCE))
     else:  # what is left of an older fit belongs to it
-        for file in (CHECKPOINT, FINISHED, REFERENCE):
+        for file in (CHECKPOINT, FINISHED, REFERENCE, POSTERIOR):
             folder.file(file).unlink(missing_ok=True)
+    for file in REPORTED:  # they tell of a posterior that is drawn anew
+        folder.file(file).unlink(missing_ok=True)
     whitening = None
     if animal.recipe.encoder is None:
         with clock("laplace") as note:

@@ -144,10 +144,14 @@ def settings_of(animal: Animal, options: RunOptions) -> dict[str, Any]:
     """Return what identifies a run: two runs with equal settings find the same.
 
     Raises:
-        BadInput: a guide for an animal that has its own.
+        BadInput: a guide for an animal that has its own, or its own for one that has none.
     """
     if animal.training is not None and options.guide not in (None, OWN):
         raise BadInput(f"--guide: got '{options.guide}', expected none: {animal.name} has a guide of its own")
+    if animal.training is None and options.guide == OWN:
+        raise BadInput(
+            f"--guide: got '{OWN}', expected one of {', '.join(FAMILIES)}: {animal.name} has none of its own"
+        )
     recipe = recipe_of(animal, options)
     return {
         "name": animal.name,
@@ -240,6 +244,4 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
         raise CheckpointError(
             f"checkpoint: '{folder.file(last)}' is not of {animal.name} with guide {found['guide']}"
         ) from None
-    if isinstance(task.guide, AmortizedGuide):
-        task.guide.whiten(Whitening(task.guide.loc.clone(), task.guide.tril.clone()))
     return folder, task

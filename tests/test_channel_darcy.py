@@ -16,6 +16,7 @@ from physzoo.models import channels_prior
 from physzoo.models.channel_darcy import CONTRAST, TYPICAL_HEAD, ChannelDarcy, aquifer, heads, truth
 from physzoo.models.channels_prior import ChannelVAE, GenerativeField, trained_decoder
 from physzoo.models.datasets.channels import RANGES, SWING, SWINGS, channel_map, draw_geometry, generate
+from physzoo.physics import observe
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +271,13 @@ def test_a_mistake_names_the_argument(model):
         point_estimate(model, data["y"])
     with pytest.raises(ValueError, match=r"expected N\(0, I\)"):
         point_estimate(Wide(), plain)
+
+    def skewed(y=None):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+        observe("y", (z + 10).exp(), 0.1, obs=y, family="lognormal")
+
+    with pytest.raises(ValueError, match="expected a Gaussian likelihood"):
+        point_estimate(skewed, plain, starts=1, climbers=2, candidates=4)
     with pytest.raises(ValueError, match="got observed site 'y' of Poisson, expected a Gaussian likelihood"):
         point_estimate(Wide(1.0, counts=True), plain)
     with pytest.raises(ValueError, match="size: got 0"):

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import chdir, redirect_stderr, redirect_stdout
@@ -121,6 +122,7 @@ def test_a_fit_leaves_settings_checkpoint_and_posterior(fitted: Path) -> None:
         (("run", "lynx_hare"), ("--out",)),
         (("run", "lynx_hare", "--out", "new", "--guide", "horse"), ("--guide", "'horse'", "spline")),
         (("fit", "pendulum", "--out", "new", "--guide", "spline"), ("--guide", "'spline'", "guide of its own")),
+        (("fit", "linear_gaussian", "--out", "new", "--guide", "own"), ("--guide", "'own'", "none of its own")),
         (("run", "lynx_hare", "--out", "new", "--steps", "0"), ("--steps", "0", "at least 1")),
         (("run", "lynx_hare", "--out", "new", "--steps", "many"), ("--steps",)),
         (("run", "lynx_hare", "--out", "new", "--seed", "-1"), ("--seed", "-1")),
@@ -154,6 +156,21 @@ def test_a_mistake_is_told_in_one_sentence_and_nothing_is_written(
     refused(physzoo(*arguments, cwd=tmp_path), *words)
     assert contents(tmp_path) == before
     assert not (tmp_path / "new").exists()
+
+
+def test_without_arguments_the_help_is_shown_line_by_line(tmp_path: Path) -> None:
+    found = physzoo(cwd=tmp_path)
+    assert found.returncode == 2
+    assert {"Commands:", "Options:"} <= {line.strip() for line in found.stdout.splitlines()}
+
+
+def test_a_new_fit_takes_away_what_was_said_of_the_old_one(fitted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "again"
+    shutil.copytree(fitted, folder)
+    for name in ("report.json", "report.html", "calibration.json", "calibration.png"):
+        (folder / name).write_text("of the old fit")
+    assert physzoo("fit", "linear_gaussian", "--out", folder, "--quick", "--seed", "3").returncode == 0
+    assert set(contents(folder)) == {"settings.json", "checkpoint.pt", "posterior.nc"}
 
 
 def test_the_report_of_another_animal_is_not_written_over(fitted: Path) -> None:

@@ -14,6 +14,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 from torch import Tensor, nn
 from toys import Decay, Supply, decay
 
+import physzoo
 from physzoo.guides.cleansing import CleansingGuide, cleansing_guide
 from physzoo.guides.nodes import nodes
 from physzoo.guides.prior import LearntPrior
@@ -466,3 +467,11 @@ def test_a_black_box_trains_under_the_elbo() -> None:
         assert sum(done.losses[-10:]) < sum(done.losses[:10])
         decoded = black.decode(guide.sample({"x": x}, 2))
         assert decoded.full is decoded.physics
+
+
+def test_a_counterfactual_without_gravity_and_one_of_a_wrong_shape() -> None:
+    model = physzoo.get("pendulum").model()
+    z = {name: value[:3] for name, value in simulate(model, 3).items() if name != "x"}
+    assert torch.isfinite(model.intervene(z, omega=torch.tensor(0.0)).full).all()
+    with pytest.raises(ValueError, match=r"omega: got shape \(2,\), expected one that broadcasts to \(3,\)"):
+        model.intervene(z, omega=torch.ones(2))
