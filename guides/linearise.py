@@ -8,13 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from .nodes import nodes
-from .sites import Data, unchecked
+from .sites import Data, unchecked, unregistered
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def linearise(model: Callable[..., Any], values: Callable[[Tensor], Data], w: Te
     def along(direction: Tensor) -> tuple[Any, Any, Any]:
         return torch.func.jvp(run, (w,), (direction,), has_aux=True)  # type: ignore[return-value]
 
-    with torch.no_grad(), poutine.block(), unchecked(), warnings.catch_warnings():
+    with torch.no_grad(), poutine.block(), unregistered(), _OwnParameters(), unchecked(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rejected solve is nothing to tell of: the data set keeps its prior
         try:
             mapped = torch.func.vmap(along, out_dims=(None, 0, None), randomness="same")  # type: ignore[arg-type]
@@ -87,6 +89,15 @@ def linearise(model: Callable[..., Any], values: Callable[[Tensor], Data], w: Te
         torch.where(usable[:, None], residual, 0.0),
         torch.where(usable, cost, math.inf),
     )
+
+
+class _OwnParameters(Messenger):
+    """A module's parameters as they are: entered in Pyro's store they would be changed, which no transform allows."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        own = msg["args"][1] if len(msg["args"]) > 1 else None
+        if isinstance(own, torch.nn.Parameter) and msg["args"][0] not in pyro.get_param_store():
+            msg["value"], msg["done"] = own, True
 
 
 def _read(name: str, site: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -109,3 +109,16 @@ def test_values_of_unknown_sites_are_refused():
     guide = physzoo.amortize(model, "mlp", "full", example={"y": torch.zeros(2)}, simulations=64)
     with pytest.raises(ValueError, match="seen: got zz, expected some of z"):
         physzoo.fit(model, guide, physzoo.Simulator(4, seen={"zz": torch.zeros(3, 2)}), steps=1, progress=False)
+
+
+def test_a_guide_that_is_refined_through_a_model_with_parameters_needs_none_in_the_store():
+    pyro.clear_param_store()
+    model, data = Shifted(), {"y": torch.tensor([1.0, -1.0])}
+    guide = physzoo.amortize(model, "mlp", "full", example=data, simulations=64, refine=1)
+    assert guide.sample(data, 3)["z"].shape == (3, 2)
+    assert list(pyro.get_param_store().keys()) == []
+    assert physzoo.fit(model, guide, physzoo.Simulator(8), physzoo.ForwardKL(), steps=2, progress=False).steps == 2
+    before = model.shift.clone()
+    SVI(model, guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO()).step(**data)
+    assert not torch.equal(before, model.shift)
+    pyro.clear_param_store()
