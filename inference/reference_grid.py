@@ -125,7 +125,7 @@ def grid(
     mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, latents.size)
     with torch.no_grad():
         found = torch.cat([latents.log_density(model, part, data).double() for part in mesh.split(chunk)])
-    log_density = torch.nan_to_num(found, nan=-torch.inf).reshape((points,) * latents.size)
+    log_density = found.masked_fill(found.isnan(), -torch.inf).reshape((points,) * latents.size)
     if not torch.isfinite(log_density).any():
         raise ValueError("model: got a density that is finite at no grid point; pass other bounds=")
     names = scalar_names(latents.shapes)

@@ -138,7 +138,7 @@ class _Walk:
             value = self.density(x)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         # without a solution the density is zero: the trajectory is rejected, wherever its gradient points
-        value = torch.nan_to_num(value.detach(), nan=-math.inf)
+        value = value.detach().masked_fill(value.isnan(), -math.inf)
         return value, self._mapped(torch.nan_to_num(gradient, 0.0, 0.0, 0.0), True)
 
     def _mapped(self, v: Tensor, transposed: bool = False) -> Tensor:

@@ -90,7 +90,7 @@ def pcn(
             found = latents.log_density(model, x, data, datasets=True)
         else:
             found = latents.log_density(model, x[:, 0], data)[:, None]
-        return torch.nan_to_num(found.double(), nan=-torch.inf)
+        return found.double().masked_fill(found.isnan(), -torch.inf)
 
     with seeded(seed), torch.no_grad():
         prior = latents.prior(model, one(data) if datasets else data, max(2048, chains * sets, candidates or 0), None)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .inference.reference_hmc import hmc as hmc
     from .inference.reference_nuts import nuts as nuts
     from .inference.reference_pcn import pcn as pcn
+    from .inference.reference_smc import smc as smc
     from .inference.surrogate import fit_surrogate as fit_surrogate
     from .models.contract import check_model as check_model
     from .models.registry import Animal as Animal
@@ -90,6 +91,7 @@ _HOME = {
     "posterior": "inference.posterior",
     "posterior_sbc": "inference.posterior_sbc",
     "register": "models.registry",
+    "smc": "inference.reference_smc",
     "virtual_observables": "physics.likelihoods",
 }
 
@@ -131,6 +133,7 @@ __all__ = [
     "posterior",
     "posterior_sbc",
     "register",
+    "smc",
     "virtual_observables",
 ]
 __version__: str

@@ -44,6 +44,7 @@ from physzoo.inference.reference import Reference, summarise
 from physzoo.inference.reference_hmc import hmc
 from physzoo.inference.reference_nuts import nuts
 from physzoo.inference.reference_pcn import pcn
+from physzoo.inference.reference_smc import smc
 from physzoo.models.registry import get, register
 from physzoo.physics import Elliptic1D, KarhunenLoeve, LinearProblem, ODEProblem, observe, virtual_observables
 
@@ -546,6 +547,14 @@ SAMPLERS: list[tuple[Any, dict[str, Any], dict[str, st.SearchStrategy[Any]]]] = 
             "chains": not_whole, "draws": not_whole, "max_steps": not_whole,
             "target_accept": st.sampled_from([0, 1, 2.0, math.nan, "a"]),
             "loc": st.sampled_from([torch.zeros(3), "a", START * math.nan]), "tril": st.sampled_from([torch.eye(3), "a"]),
+        },
+    ),
+    (
+        smc,
+        {"runs": 2, "particles": 12, "moves": 1, "final": 1},
+        {
+            "runs": not_whole, "particles": not_whole, "moves": not_whole, "final": not_whole,
+            "ess": st.sampled_from([0, 1, -1.0, math.nan, "a", None]), "seed": st.sampled_from(["a", 1.5, -1, None]),
         },
     ),
     (

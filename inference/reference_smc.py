@@ -1,0 +1,188 @@
+"""Reference posteriors with several modes: sequential Monte Carlo from a normal law, tempered, in independent runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..guides.require import real, seed_number, whole
+from ..guides.sites import Data, seeded
+from .latents import Latents
+from .reference import Reference, summarise
+
+ACCEPTANCE = 0.25
+LEAPS = 0.1  # share of the moves that go a whole difference: from one mode to the same place in another
+JITTER = 1e-3  # of the particles' sd: with it every point can be reached
+WIDEST = 2.0  # the step may grow to this times the one that is best for a normal law
+FIRST_PRIOR = 4096  # draws that say where the prior is
+
+
+def smc(
+    model: Callable[..., Any],
+    data: Data,
+    *,
+    runs: int = 8,
+    particles: int = 500,
+    moves: int = 20,
+    final: int = 100,
+    ess: float = 0.5,
+    seed: int = 0,
+    progress: bool = True,
+) -> Reference:
+    """Draw from the posterior of one data set by sequential Monte Carlo: also one of several modes, in their true shares.
+
+        log p_b(x) = (1 - b) log N(x; m, S) + b [log p(z(x), y) + log|det dz/dx|],      b from 0 to 1
+        x_i' = x_i + g (x_j - x_k) + e,     x_j, x_k of the other half of the run's particles
+
+    in unconstrained space, m and S the prior's moments there, entry by entry. Each b is the one at which the effective
+    number of particles falls to ``ess`` of those that are left; then particles are resampled and moved. Differences of
+    particles have the shape of the posterior and lead from mode to mode; g is adapted to the acceptance, and is 1 in a
+    tenth of the moves. No gradient is needed. Chains that start in one mode do not know of another and agree on an R-hat
+    of 1; the runs here are independent from the prior on, stand where chains stand in the result, and agree only if all
+    of them found the same modes with the same masses.
+
+    Args:
+        model: a Pyro model of one data set.
+        data: its arguments.
+        runs: independent runs; at least 2, for R-hat.
+        particles: of each run.
+        moves: of every particle at each b.
+        final: further moves at b = 1.
+        ess: the share of the particles that are left as effective ones by the choice of b.
+        seed: seed; torch's generator is put back afterwards.
+        progress: whether to show a bar.
+
+    Returns:
+        draws of shape (runs, particles, *site shape), in random order, equally weighted. ``settings["log_evidence"]`` holds
+        log p(y) of every run, ``settings["temperatures"]`` the number of b's.
+
+    Raises:
+        ValueError: a number out of range, or no draw of the prior's normal law has a finite density.
+
+    Source: Del Moral, Doucet, Jasra, J. R. Statist. Soc. B 68 (2006) 411 (the sampler); Kantas, Beskos, Jasra,
+        arXiv:1307.6127 (adaptive tempering in inverse problems); ter Braak, Stat. Comput. 16 (2006) 239 (the moves).
+    """
+    latents = Latents.of(model, data)
+    for name, number, least in (
+        ("runs", runs, 2),
+        ("particles", particles, 4 * latents.size + 4),
+        ("moves", moves, 1),
+        ("final", final, 1),
+    ):
+        whole(name, number, least)
+    real("ess", ess, 0.0, 1.0, "a share between 0 and 1")
+    seed_number(seed)
+
+    def density(x: Tensor) -> Tensor:
+        found = latents.log_density(model, x.flatten(0, -2), data).double().reshape(x.shape[:-1])
+        return found.masked_fill(~(found < math.inf), -math.inf)
+
+    with seeded(seed), torch.no_grad():
+        prior = latents.prior(model, data, FIRST_PRIOR, None)
+        prior = prior[torch.isfinite(prior).all(-1)]
+        swarm = _Swarm(density, prior.mean(0), prior.std(0), runs, 2 * ((particles + 1) // 2))
+        temperatures = 0
+        with tqdm(desc="smc", unit="temperature", disable=not progress) as bar:
+            while float(swarm.power.min()) < 1.0:
+                swarm.reweighted(ess)
+                for _ in range(moves):
+                    swarm.move()
+                temperatures += 1
+                bar.set_postfix(b=f"{float(swarm.power.min()):.3g}")
+                bar.update()
+            rate = torch.stack([swarm.move() for _ in range(final)]).mean()
+        x = swarm.x[:, torch.randperm(swarm.x.shape[1])][:, :particles]
+    values, _ = latents.unpack(x)
+    result = {name: value.double().numpy() for name, value in values.items()}
+    settings = {
+        "seed": seed,
+        "temperatures": temperatures,
+        "acceptance": float(rate),
+        "log_evidence": swarm.log_evidence.tolist(),
+    }
+    return Reference("smc", result, summarise(result), {}, settings)
+
+
+class _Swarm:
+    """The particles of all runs: x (R, N, d), log N(x; m, S) and log p(x, y), both (R, N), and b of each run, (R,)."""
+
+    def __init__(self, density: Callable[[Tensor], Tensor], loc: Tensor, scale: Tensor, runs: int, count: int) -> None:
+        self.density = density
+        self.start = torch.distributions.Independent(torch.distributions.Normal(loc, scale.clamp_min(1e-8)), 1)
+        self.x = self.start.sample(torch.Size((runs, count)))
+        self.log_start, self.log_density = self.start.log_prob(self.x).double(), density(self.x)
+        if not bool(torch.isfinite(self.log_density).any(1).all()):
+            raise ValueError(
+                f"model: got no finite density at any of {count} draws of its prior's moments, expected some"
+            )
+        self.power = torch.zeros(runs, dtype=torch.float64)
+        self.log_evidence = torch.zeros_like(self.power)
+        self.log_scale = torch.zeros_like(self.power)
+
+    def reweighted(self, ess: float) -> None:
+        """Raise b of every run as far as the effective number of particles allows, and resample systematically."""
+        gain = self.log_density - self.log_start
+        step = _step(gain, 1.0 - self.power, ess)
+        log_weight = step[:, None] * gain
+        log_weight = torch.where(step[:, None] > 0, log_weight, 0.0)  # 0 times an infinite gain, where b is 1 already
+        count = gain.shape[1]
+        self.log_evidence += log_weight.logsumexp(1) - math.log(count)
+        self.power = torch.where(step >= 1.0 - self.power, 1.0, self.power + step)
+        edges = log_weight.softmax(1).cumsum(1)
+        at = (torch.arange(count, dtype=torch.float64) + torch.rand(len(gain), 1, dtype=torch.float64)) / count
+        chosen = torch.searchsorted(edges, at).clamp_max(count - 1)
+        chosen = chosen.gather(1, torch.rand(chosen.shape).argsort(1))  # else halves would hold different regions
+        self.x = torch.take_along_dim(self.x, chosen.unsqueeze(-1), 1)
+        self.log_start, self.log_density = self.log_start.gather(1, chosen), self.log_density.gather(1, chosen)
+
+    def move(self) -> Tensor:
+        """Move every particle once, half by half, adapt the step of each run, and return the acceptance rates (R,)."""
+        runs, count, size = self.x.shape
+        half = count // 2
+        spread = JITTER * self.x.std(1, keepdim=True)
+        rates = []
+        for own, other in ((slice(0, half), slice(half, count)), (slice(half, count), slice(0, half))):
+            x, others = self.x[:, own], self.x[:, other]
+            first = torch.randint(half, (runs, half))
+            second = (first + torch.randint(1, half, (runs, half))) % half
+            leap = torch.rand(runs, half) < LEAPS
+            scale = (2.38 / math.sqrt(2 * size) * self.log_scale.exp()).to(x)[:, None].expand(-1, half)
+            scale = torch.where(leap, 1.0, scale * (0.5 + torch.rand(runs, half)))
+            there, back = (torch.take_along_dim(others, which.unsqueeze(-1), 1) for which in (first, second))
+            proposal = x + scale.unsqueeze(-1) * (there - back) + spread * torch.randn_like(x)
+            log_start, log_density = self.start.log_prob(proposal).double(), self.density(proposal)
+            before = self._tempered(self.log_start[:, own], self.log_density[:, own])
+            change = self._tempered(log_start, log_density) - before
+            taken = torch.rand_like(change).log() < change
+            self.x[:, own] = torch.where(taken.unsqueeze(-1), proposal, x)
+            self.log_start[:, own] = torch.where(taken, log_start, self.log_start[:, own])
+            self.log_density[:, own] = torch.where(taken, log_density, self.log_density[:, own])
+            rates.append((taken & ~leap).double().sum(1) / (~leap).sum(1).clamp_min(1))
+        rate = torch.stack(rates).mean(0)
+        self.log_scale = (self.log_scale + 0.3 * (rate - ACCEPTANCE)).clamp_max(math.log(WIDEST))
+        return rate
+
+    def _tempered(self, log_start: Tensor, log_density: Tensor) -> Tensor:
+        b = self.power[:, None]
+        return (1 - b) * log_start + torch.where(b > 0, b * log_density, 0.0)
+
+
+def _step(gain: Tensor, room: Tensor, ess: float) -> Tensor:
+    """Return how far b may rise, at most ``room`` (R,), until the effective number of the weights falls to its share."""
+    wanted = ess * torch.isfinite(gain).sum(1)
+
+    def effective(step: Tensor) -> Tensor:
+        weight = (step[:, None] * gain).softmax(1)
+        return 1 / weight.square().sum(1)
+
+    low, high = torch.zeros_like(room), room
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        enough = effective(middle.clamp_min(1e-300)) > wanted
+        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
+    return torch.where(effective(room.clamp_min(1e-300)) > wanted, room, low.clamp_min(1e-12))
