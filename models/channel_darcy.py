@@ -135,7 +135,13 @@ register(
             "y": Quantity("head in a well", "1", ("well",)),
         },
         recipe=Recipe(
-            family="spline", encoder=None, steps=1000, particles=32, learning_rate=3e-3, options={"tail": 10.0}
+            family="spline",
+            encoder=None,
+            steps=1000,
+            particles=32,
+            learning_rate=3e-3,
+            options={"tail": 10.0},
+            reference="smc",
         ),
         priors={"w": "Normal(0, 1), each entry", "u": "flat (residual likelihood only)"},
         source="Xia, Liao, Li, arXiv:2302.11173; Lopez-Alvis et al., arXiv:2008.12056; set-up by physzoo",

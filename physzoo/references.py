@@ -18,11 +18,12 @@ from .inference.laplace import laplace
 from .inference.reference import Reference, summarise
 from .inference.reference_hmc import hmc
 from .inference.reference_nuts import nuts
+from .inference.reference_smc import smc
 from .task import Budget, Task
 
 
 def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whitening | None) -> Reference:
-    """Return the reference posterior: closed form or exact draws where the animal has them, else HMC in whitened coordinates.
+    """Return the reference posterior: closed form or exact draws where the animal has them, else by a sampler.
 
     One that an interrupted run left in the folder is taken over.
     """
@@ -34,21 +35,20 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
     elif task.animal.exact_draws is not None:
         reference = independent_reference(task, budget)
     else:
-        model, data = _in_double(task) if task.splits is not None else (task.model, task.data)
-        found = whitening or laplace(model, data, seed=task.options.seed)
-        reference = hmc(
-            model,
-            data,
-            loc=found.loc,
-            tril=found.tril,
-            chains=budget.chains,
-            draws=budget.reference_draws,
-            warmup=budget.warmup,
-            seed=task.options.seed,
-            progress=task.options.progress,
-        )
+        reference = _sampled(task, budget, whitening)
     reference.save(stored)
     return reference
+
+
+def _sampled(task: Task, budget: Budget, whitening: Whitening | None) -> Reference:
+    """Draw by the sampler of the recipe."""
+    model, data = _in_double(task) if task.splits is not None else (task.model, task.data)
+    options: dict[str, Any] = {"seed": task.options.seed, "progress": task.options.progress}
+    if task.animal.recipe.reference == "smc":
+        return smc(model, data, particles=budget.particles, **options)
+    found = whitening or laplace(model, data, seed=task.options.seed)
+    options |= {"chains": budget.chains, "draws": budget.reference_draws, "warmup": budget.warmup}
+    return hmc(model, data, loc=found.loc, tril=found.tril, **options)
 
 
 def _in_double(task: Task) -> tuple[torch.nn.Module, dict[str, Any]]:

@@ -78,6 +78,7 @@ class Budget:
     draws: int = 4000
     chains: int = 40
     reference_draws: int = 250
+    particles: int = 500
     warmup: int = 100
     datasets: int = 512
     refits: int = 128
@@ -87,7 +88,7 @@ class Budget:
     @classmethod
     def of(cls, quick: bool) -> Budget:
         """Return the usual budget, or a small one."""
-        return cls(500, 20, 50, 40, 64, 24, 10, 10) if quick else cls()
+        return cls(500, 20, 50, 50, 40, 64, 24, 10, 10) if quick else cls()
 
 
 @dataclass(frozen=True)

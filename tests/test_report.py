@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from physzoo.folder import BadInput
+from physzoo.folder import REFERENCE, BadInput, Folder
 from physzoo.inference.checkpoint import load
 from physzoo.labels import layout, scalars
 from physzoo.models import get
+from physzoo.references import make_reference, read_reference
 from physzoo.report import verdict
 from physzoo.run import Result, fit_only, run
-from physzoo.task import RunOptions, restore
+from physzoo.task import Budget, RunOptions, restore
 
 
 def quiet(line: str) -> None:
@@ -221,6 +223,16 @@ def test_an_amortised_animal_is_calibrated_over_its_prior(tmp_path: Path) -> Non
     found = json.loads((tmp_path / "bar" / "report.json").read_text())
     assert found["encoder"] == "mlp"
     assert found["reference"]["method"] != "closed form"
+
+
+def test_a_recipe_names_the_sampler_of_the_reference(tmp_path: Path) -> None:
+    fitted = fit_only("poisson1d", tmp_path / "out", RunOptions(steps=5, guide="diagonal", progress=False), quiet)
+    several = replace(fitted.task.animal, recipe=replace(fitted.task.animal.recipe, reference="smc"))
+    for task, method in ((fitted.task, "hmc"), (replace(fitted.task, animal=several), "smc")):
+        folder = Folder(tmp_path / method)
+        folder.path.mkdir()
+        assert make_reference(task, Budget.of(quick=True), folder, None).method == method
+        assert read_reference(folder.file(REFERENCE)).method == method
 
 
 def test_published_means_are_held_against_the_guide(tmp_path: Path) -> None:
