@@ -119,6 +119,11 @@ def total(terms: Mapping[str, Tensor]) -> Tensor:
     return result
 
 
+def proper(log_density: Tensor) -> Tensor:
+    """Put -inf where a log density is NaN or +inf: nothing is to be drawn there."""
+    return log_density.masked_fill(~(log_density < torch.inf), -torch.inf)
+
+
 def paired_traces(
     model: Callable[..., Any],
     guide: Callable[..., Any],

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..guides.require import real, seed_number, shown, whole
-from ..guides.sites import Data
+from ..guides.sites import Data, unchecked
+from .densities import proper
 from .latents import Latents, scalar_names
 from .reference import Reference, summarise
 
@@ -123,9 +124,9 @@ def grid(
         for (low, _), step in zip(bounds, steps, strict=True)
     ]
     mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, latents.size)
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         found = torch.cat([latents.log_density(model, part, data).double() for part in mesh.split(chunk)])
-    log_density = found.masked_fill(found.isnan(), -torch.inf).reshape((points,) * latents.size)
+    log_density = proper(found).reshape((points,) * latents.size)
     if not torch.isfinite(log_density).any():
         raise ValueError("model: got a density that is finite at no grid point; pass other bounds=")
     names = scalar_names(latents.shapes)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..guides.require import real, seed_number, shown, whole
 from ..guides.sites import Data, seeded, unchecked
-from .densities import count, one
+from .densities import count, one, proper
 from .latents import Latents
 from .reference import Reference, summarise
 
@@ -138,8 +138,7 @@ class _Walk:
             value = self.density(x)
             (gradient,) = torch.autograd.grad(value.sum(), x)
         # without a solution the density is zero: the trajectory is rejected, wherever its gradient points
-        value = value.detach().masked_fill(value.isnan(), -math.inf)
-        return value, self._mapped(torch.nan_to_num(gradient, 0.0, 0.0, 0.0), True)
+        return proper(value.detach()), self._mapped(torch.nan_to_num(gradient, 0.0, 0.0, 0.0), True)
 
     def _mapped(self, v: Tensor, transposed: bool = False) -> Tensor:
         """Return L v, or L'v, (C, [B,] d)."""

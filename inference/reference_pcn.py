@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.require import real, seed_number, shown, whole
-from ..guides.sites import Data, seeded
-from .densities import count, one
+from ..guides.sites import Data, seeded, unchecked
+from .densities import count, one, proper
 from .latents import Latents
 from .reference import Reference, summarise
 
@@ -86,11 +86,12 @@ def pcn(
     latents = Latents.of(model, one(data) if datasets else data)
 
     def density(x: Tensor) -> Tensor:
-        if datasets:
-            found = latents.log_density(model, x, data, datasets=True)
-        else:
-            found = latents.log_density(model, x[:, 0], data)[:, None]
-        return found.double().masked_fill(found.isnan(), -torch.inf)
+        with unchecked():
+            if datasets:
+                found = latents.log_density(model, x, data, datasets=True)
+            else:
+                found = latents.log_density(model, x[:, 0], data)[:, None]
+        return proper(found.double())
 
     with seeded(seed), torch.no_grad():
         prior = latents.prior(model, one(data) if datasets else data, max(2048, chains * sets, candidates or 0), None)

@@ -11,14 +11,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.require import real, seed_number, whole
-from ..guides.sites import Data, seeded
+from ..guides.sites import Data, seeded, unchecked
+from .densities import proper
 from .latents import Latents
 from .reference import Reference, summarise
 
 ACCEPTANCE = 0.25
+MOST = 0.99  # share of effective particles, above which b would hardly rise
+LEAST = 1e-40  # step of b: only what is impossible dies of it
 LEAPS = 0.1  # share of the moves that go a whole difference: from one mode to the same place in another
-JITTER = 1e-3  # of the particles' sd: with it every point can be reached
 WIDEST = 2.0  # the step may grow to this times the one that is best for a normal law
+TEMPERATURES = 1000  # more are a density that is too rough
 FIRST_PRIOR = 4096  # draws that say where the prior is
 
 
@@ -34,17 +37,21 @@ def smc(
     seed: int = 0,
     progress: bool = True,
 ) -> Reference:
-    """Draw from the posterior of one data set by sequential Monte Carlo: also one of several modes, in their true shares.
+    """Draw from the posterior of one data set by sequential Monte Carlo: also one of several modes.
 
         log p_b(x) = (1 - b) log N(x; m, S) + b [log p(z(x), y) + log|det dz/dx|],      b from 0 to 1
-        x_i' = x_i + g (x_j - x_k) + e,     x_j, x_k of the other half of the run's particles
+        x_i' = x_i + g r (x_j - x_k),      x_j, x_k of the other half of the run's particles,  r ~ U(1/2, 3/2)
 
     in unconstrained space, m and S the prior's moments there, entry by entry. Each b is the one at which the effective
     number of particles falls to ``ess`` of those that are left; then particles are resampled and moved. Differences of
-    particles have the shape of the posterior and lead from mode to mode; g is adapted to the acceptance, and is 1 in a
-    tenth of the moves. No gradient is needed. Chains that start in one mode do not know of another and agree on an R-hat
-    of 1; the runs here are independent from the prior on, stand where chains stand in the result, and agree only if all
-    of them found the same modes with the same masses.
+    particles have the shape of the posterior and lead from mode to mode; g is adapted to the acceptance, and g r is 1 in
+    a tenth of the moves. No gradient is needed.
+
+    Chains that start in one mode do not know of another and agree on an R-hat of 1. The runs here are independent from the
+    prior on, and stand where chains stand in the result: R-hat and the spread of the evidence tell whether they found the
+    same modes with the same masses. What no particle of any run has met stays unseen: a mode much narrower than the
+    particles lie apart while it rises is missed by all runs alike. Standard errors take the particles of a run for
+    independent, which ``final`` moves make of the copies that resampling left.
 
     Args:
         model: a Pyro model of one data set.
@@ -62,7 +69,8 @@ def smc(
         log p(y) of every run, ``settings["temperatures"]`` the number of b's.
 
     Raises:
-        ValueError: a number out of range, or no draw of the prior's normal law has a finite density.
+        ValueError: a number out of range; a run of which no first draw, from N(m, S), has a finite density; or b does not
+            come to 1 in 1,000 steps.
 
     Source: Del Moral, Doucet, Jasra, J. R. Statist. Soc. B 68 (2006) 411 (the sampler); Kantas, Beskos, Jasra,
         arXiv:1307.6127 (adaptive tempering in inverse problems); ter Braak, Stat. Comput. 16 (2006) 239 (the moves).
@@ -75,16 +83,19 @@ def smc(
         ("final", final, 1),
     ):
         whole(name, number, least)
-    real("ess", ess, 0.0, 1.0, "a share between 0 and 1")
+    real("ess", ess, 0.0, MOST, f"a share between 0 and {MOST:g}")
     seed_number(seed)
 
     def density(x: Tensor) -> Tensor:
-        found = latents.log_density(model, x.flatten(0, -2), data).double().reshape(x.shape[:-1])
-        return found.masked_fill(~(found < math.inf), -math.inf)
+        with unchecked():
+            found = latents.log_density(model, x.flatten(0, -2), data).double()
+        return proper(found).reshape(x.shape[:-1])
 
     with seeded(seed), torch.no_grad():
         prior = latents.prior(model, data, FIRST_PRIOR, None)
         prior = prior[torch.isfinite(prior).all(-1)]
+        if len(prior) < 2:
+            raise ValueError(f"model: got no finite draw among {FIRST_PRIOR} of its prior, expected some")
         swarm = _Swarm(density, prior.mean(0), prior.std(0), runs, 2 * ((particles + 1) // 2))
         temperatures = 0
         with tqdm(desc="smc", unit="temperature", disable=not progress) as bar:
@@ -93,6 +104,9 @@ def smc(
                 for _ in range(moves):
                     swarm.move()
                 temperatures += 1
+                if temperatures == TEMPERATURES:
+                    at = float(swarm.power.min())
+                    raise ValueError(f"model: got only to b = {at:.2g} in {temperatures} temperatures, expected 1")
                 bar.set_postfix(b=f"{float(swarm.power.min()):.3g}")
                 bar.update()
             rate = torch.stack([swarm.move() for _ in range(final)]).mean()
@@ -118,7 +132,7 @@ class _Swarm:
         self.log_start, self.log_density = self.start.log_prob(self.x).double(), density(self.x)
         if not bool(torch.isfinite(self.log_density).any(1).all()):
             raise ValueError(
-                f"model: got no finite density at any of {count} draws of its prior's moments, expected some"
+                f"model: got no finite density at any of {count} draws with the moments of its prior, expected some"
             )
         self.power = torch.zeros(runs, dtype=torch.float64)
         self.log_evidence = torch.zeros_like(self.power)
@@ -144,7 +158,6 @@ class _Swarm:
         """Move every particle once, half by half, adapt the step of each run, and return the acceptance rates (R,)."""
         runs, count, size = self.x.shape
         half = count // 2
-        spread = JITTER * self.x.std(1, keepdim=True)
         rates = []
         for own, other in ((slice(0, half), slice(half, count)), (slice(half, count), slice(0, half))):
             x, others = self.x[:, own], self.x[:, other]
@@ -154,7 +167,7 @@ class _Swarm:
             scale = (2.38 / math.sqrt(2 * size) * self.log_scale.exp()).to(x)[:, None].expand(-1, half)
             scale = torch.where(leap, 1.0, scale * (0.5 + torch.rand(runs, half)))
             there, back = (torch.take_along_dim(others, which.unsqueeze(-1), 1) for which in (first, second))
-            proposal = x + scale.unsqueeze(-1) * (there - back) + spread * torch.randn_like(x)
+            proposal = x + scale.unsqueeze(-1) * (there - back)
             log_start, log_density = self.start.log_prob(proposal).double(), self.density(proposal)
             before = self._tempered(self.log_start[:, own], self.log_density[:, own])
             change = self._tempered(log_start, log_density) - before
@@ -173,16 +186,19 @@ class _Swarm:
 
 
 def _step(gain: Tensor, room: Tensor, ess: float) -> Tensor:
-    """Return how far b may rise, at most ``room`` (R,), until the effective number of the weights falls to its share."""
-    wanted = ess * torch.isfinite(gain).sum(1)
+    """Return how far b may rise, at most ``room`` (R,), until the effective number of the weights falls to its share.
+
+    Where so many densities are zero that fewer are left at once, b hardly rises: the others take their places and move.
+    """
+    left, count = torch.isfinite(gain).sum(1), gain.shape[1]
 
     def effective(step: Tensor) -> Tensor:
-        weight = (step[:, None] * gain).softmax(1)
-        return 1 / weight.square().sum(1)
+        return 1 / (step[:, None] * gain).softmax(1).square().sum(1)
 
-    low, high = torch.zeros_like(room), room
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        enough = effective(middle.clamp_min(1e-300)) > wanted
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return torch.where(effective(room.clamp_min(1e-300)) > wanted, room, low.clamp_min(1e-12))
+    low, high = torch.full_like(room, LEAST), room.clamp_min(LEAST)
+    enough = effective(high) > ess * left
+    for _ in range(80):
+        middle = (low * high).sqrt()
+        larger = effective(middle) > ess * left
+        low, high = torch.where(larger, middle, low), torch.where(larger, high, middle)
+    return torch.where(left < ess * count, LEAST, torch.where(enough, room, low))

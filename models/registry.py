@@ -63,7 +63,7 @@ class Recipe:
         particles: draws a data set and step.
         learning_rate: Adam's initial step size.
         options: what else the family takes, e.g. {"tail": 8.0}; for the recipe's own family only.
-        reference: sampler of the reference posterior: "hmc", from the largest mode, or "smc", which finds all of them.
+        reference: sampler of the reference posterior: "hmc", around the largest mode, or "smc", for several modes.
         nuts: whether ``physzoo run`` has stock NUTS confirm the reference (worth it where a gradient is cheap).
     """
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conjugate import Linear, Plated
 from pyro import distributions as dist
-from scipy.stats import t
+from scipy.stats import norm, t, truncnorm
 from torch import Tensor
 
 from physzoo.guides.sites import simulate
@@ -88,6 +88,76 @@ def test_plates_heavy_tails_and_impossible_draws() -> None:
     assert (half.draws["z"] > 0).all()
     beyond = (half.draws["z"] > 4).mean(1)
     assert abs(beyond.mean() - 2 * t.sf(4, 3)) < 4 * beyond.std(ddof=1) / 8**0.5
+
+
+def narrow(x: Tensor, y: Tensor | None, noise: float) -> None:
+    pyro.sample("y", dist.Normal(x, noise), obs=y)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_values_at_which_the_model_makes_no_sense_have_no_weight(dtype: torch.dtype) -> None:
+    def model(y: Tensor | None = None) -> None:
+        narrow(pyro.sample("x", dist.Normal(torch.tensor(0.0, dtype=dtype), 1.0)).log(), y, 0.5)
+
+    data = {"y": torch.tensor(-0.2, dtype=dtype)}
+    found, exact = smc(model, data, particles=301, progress=False), grid(model, data, points=4001)
+    assert found.draws["x"].shape == (8, 301)
+    at, share = np.asarray(exact.axes[0]), np.asarray(exact.probability)
+    mean = float(at @ share)
+    assert standard_errors(found, "x", mean, float(np.sqrt((at - mean) ** 2 @ share))) < 4.5
+    assert abs(np.mean(found.settings["log_evidence"]) - exact.log_evidence) < 0.1
+
+
+def test_data_of_any_weight_are_come_by_in_steps() -> None:
+    def model(y: Tensor | None = None) -> None:
+        narrow(pyro.sample("x", dist.Normal(torch.tensor(0.0).double(), 1.0)), y, 1e-10)
+
+    found = smc(model, {"y": torch.tensor(0.7).double()}, particles=200, moves=10, final=20, progress=False)
+    assert found.trusted(1.02, 200)
+    assert float(found.draws["x"].std()) == pytest.approx(1e-10, rel=0.1)
+    assert np.mean(found.settings["log_evidence"]) == pytest.approx(norm.logpdf(0.7), abs=0.3)
+
+
+def test_a_narrow_ridge_is_kept_whole() -> None:
+    def model(y: Tensor | None = None) -> None:
+        x = pyro.sample("x", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+        narrow(x.sum(-1), y, 1e-6)
+
+    found = smc(model, {"y": torch.tensor(0.0).double()}, moves=10, final=40, progress=False)
+    assert found.trusted()
+    assert found.settings["acceptance"] > 0.15
+    assert standard_errors(found, "x", 0.0, 0.5**0.5) < 4.5
+    assert float(found.draws["x"].sum(-1).std()) == pytest.approx(1e-6, rel=0.1)
+
+
+def test_few_possible_starts_spread_before_the_data_count() -> None:
+    def model(y: Tensor | None = None) -> None:
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0).double(), 1.0))
+        pyro.factor("above", torch.where(x > 2.0, 0.0, -torch.inf))
+        narrow(x, y, 1e3)
+
+    found = smc(model, {"y": torch.tensor(0.0).double()}, progress=False)
+    assert found.trusted(1.02, 200)
+    assert found.summary["mean"]["x"] == pytest.approx(truncnorm.mean(2.0, np.inf), abs=0.02)
+    assert np.mean(found.settings["log_evidence"]) == pytest.approx(
+        norm.logsf(2.0) + norm.logpdf(0, scale=1e3), abs=0.15
+    )
+
+
+def test_densities_without_bound_weigh_nothing() -> None:
+    def model(y: Tensor | None = None) -> None:
+        x = pyro.sample("x", dist.Normal(torch.tensor(0.0).double(), 1.0))
+        pyro.factor("pole", torch.where(x > 1.0, torch.inf, 0.0))
+        narrow(x, y, 1.0)
+
+    data = {"y": torch.tensor(0.5).double()}
+    exact = grid(model, data, points=401)
+    assert np.isfinite(exact.probability).all()
+    for found in (
+        smc(model, data, particles=50, moves=2, final=5, progress=False),
+        pcn(model, data, draws=50, progress=False),
+    ):
+        assert (found.draws["x"] <= 1.0).all()
 
 
 def test_the_seed_makes_the_draws_and_leaves_the_generator() -> None:
