@@ -76,8 +76,8 @@ def lotka_volterra(rows: Rows, facts: Facts) -> dict[str, Any]:
 def channel_darcy(rows: Rows, _: Facts) -> dict[str, Any]:
     own = [row for row in rows if row["map_of"] == "model"]
     return {
-        "c2st": sorted(row["c2st_flow_alone"] for row in own)[len(own) // 2],
-        "calibration": f"median of {len(own)} references; k-hat {max(row['k_hat_flow_alone'] for row in own):.2f}",
+        "c2st": sorted(row["c2st_alone"] for row in own)[len(own) // 2],
+        "calibration": f"median of {len(own)} references; k-hat {max(row['k_hat_alone'] for row in own):.2f}",
     }
 
 

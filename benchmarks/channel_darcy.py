@@ -205,7 +205,7 @@ def main() -> None:
     given = parser.parse_args()
     seed, quick = given.seed, given.quick
     torch.set_num_threads(1)
-    model, guide, seconds = amortised(seed, quick)
+    model, guide, training = amortised(seed, quick)
     limits = {name: 1 if quick else count for name, count in SETS.items()}
     origins = {"model": of_model, "generator": of_generator}
     sets = [
@@ -253,7 +253,7 @@ def main() -> None:
         "median_k_hat": float(np.median(found.k_hat)),
         "sd_x_0_8_rejected": bool(control.rejected),
         "gap": {name: gap(model, guide, *make(model, count, seed + 4)) for name, make in origins.items()},
-        "training_cpu_seconds": seconds,
+        "training_cpu_seconds": training,
         "cpu_seconds": time.process_time(),
     }
     print(facts, flush=True)
