@@ -18,10 +18,10 @@ measured in benchmarks/channel_darcy.py, as is the point estimate of Lopez-Alvis
 
     minimise  |G(f(w)) - y|^2 / s^2 + beta (|w| - mu)^2,      mu = E|w|, the mean of a chi law of 8 degrees,
 
-see ``physzoo.inference.point_estimate``. Some of these posteriors have several modes: the reference is of sequential Monte
-Carlo. The recipe is of one data set and stays near the largest mode. An amortised guide of 160,000 simulations, refined by
-Gauss-Newton steps (``amortize(..., refine=3)``), gets the codes' ranks right and fits the data too loosely: its log-likelihood
-is rejected there, and importance weights mend it.
+see ``physzoo.inference.point_estimate``. Chains around the largest mode can miss a part of these posteriors and agree: the
+reference is of sequential Monte Carlo. The recipe is of one data set and stays near the largest mode. An amortised guide of
+160,000 simulations, refined by Gauss-Newton steps (``amortize(..., refine=3)``), gets the codes' ranks right and fits the data
+too loosely: its log-likelihood is rejected there. Importance weights bring it close to the references.
 
 Source: Xia, Liao, Li, arXiv:2302.11173 (VI under a generative prior); Lopez-Alvis, Laloy, Nguyen, Hermans,
 arXiv:2008.12056 (point estimate); set-up by physzoo.
