@@ -10,7 +10,7 @@ import numpy as np
 from pyro import poutine
 
 from ..guides.sites import Data, observed_sites, prototype
-from .importance import smoothed
+from .importance import USABLE, smoothed
 from .posterior import pointwise, posterior
 from .sbc import Array, uniformity
 
@@ -44,7 +44,7 @@ class DataChecks:
         return {
             "predictive_pvalue": self.predictive_pvalue,
             "loo_pvalue": self.loo_pvalue,
-            "loo_usable": {name: float((found < 0.7).mean()) for name, found in self.loo_k_hat.items()},
+            "loo_usable": {name: float((found < USABLE).mean()) for name, found in self.loo_k_hat.items()},
             "k_hat": self.k_hat,
         }
 

@@ -20,10 +20,8 @@ from .calibration import Calibration
 from .data import DataSets
 from .densities import draw, site_log_probs, total
 from .fit import fit
-from .importance import smoothed
+from .importance import USABLE, smoothed
 from .objectives import ELBO
-
-USABLE = 0.7
 
 
 class Augmented:

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ..guides.require import real, whole
+
 ENTRY_POINTS = "physzoo.models"
 OWN = "own"  # family and encoder of an animal that brings its own guide
 IN_THE_ZOO = (
@@ -65,6 +67,9 @@ class Recipe:
         options: what else the family takes, e.g. {"tail": 8.0}; for the recipe's own family only.
         reference: sampler of the reference posterior: "hmc", around the largest mode, or "smc", for several modes.
         nuts: whether ``physzoo run`` has stock NUTS confirm the reference (worth it where a gradient is cheap).
+
+    Raises:
+        ValueError: an objective or a reference of another name, or a number out of range.
     """
 
     family: str = "spline"
@@ -78,6 +83,14 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
     reference: Literal["hmc", "smc"] = "hmc"
     nuts: bool = False
+
+    def __post_init__(self) -> None:
+        for name, words in (("objective", ("elbo", "forward_kl", "mixture")), ("reference", ("hmc", "smc"))):
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(words)}")
+        for name, least in (("steps", 1), ("batch_size", 1), ("simulations", 0), ("particles", 1)):
+            whole(name, getattr(self, name), least)
+        real("learning_rate", self.learning_rate, 0.0)
 
 
 @dataclass(frozen=True)

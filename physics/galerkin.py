@@ -45,12 +45,14 @@ class Galerkin(Problem):
 
     def state(self, c: Tensor) -> Tensor:
         """Return the other problem's state u = S c, shape (..., n)."""
-        return floats("u", c, self.basis.shape[1]) @ self.basis.mT
+        return floats("u", c, self.basis.shape[1], like=self.basis) @ self.basis.mT
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return the coefficients c, shape (..., m), with r_S(c, z) = ``residual`` (zero where not given)."""
         matrix, at_zero = self._matrix(z)
-        target = -at_zero if residual is None else floats("residual", residual, self.basis.shape[1]) - at_zero
+        target = -at_zero
+        if residual is not None:
+            target = target + floats("residual", residual, self.basis.shape[1], like=self.basis)
         return torch.linalg.solve(matrix, target[..., None])[..., 0]
 
     def observe(self, u: Tensor) -> Tensor:
@@ -68,7 +70,7 @@ class Galerkin(Problem):
 
     def _matrix(self, z: Unknowns) -> tuple[Tensor, Tensor]:
         """S' A(z) S, (..., m, m), and r_S(0, z), (..., m), from m + 1 residuals."""
-        rows = floats("z", z, None)[..., None, :]
+        rows = floats("z", z, None, like=self.basis)[..., None, :]
         columns = torch.eye(self.basis.shape[1], dtype=self.basis.dtype, device=self.basis.device)
         at_zero = self.residual(0 * columns[:1], rows)
         return (self.residual(columns, rows) - at_zero).mT, at_zero[..., 0, :]

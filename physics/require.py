@@ -94,8 +94,8 @@ def function(name: str, value: Any) -> None:
         raise TypeError(f"{name}: got {shown(value)}, expected a function")
 
 
-def floats(name: str, value: Any, *trailing: int | None) -> Tensor:
-    """Return ``value``, a floating-point tensor whose last dimensions are ``trailing`` (None: any size).
+def floats(name: str, value: Any, *trailing: int | None, like: Tensor | None = None) -> Tensor:
+    """Return ``value``, a floating-point tensor whose last dimensions are ``trailing`` (None: any size), of the dtype of ``like``.
 
     Raises:
         ValueError, TypeError: another shape or dtype, or no tensor.
@@ -106,6 +106,10 @@ def floats(name: str, value: Any, *trailing: int | None) -> Tensor:
     own = value.shape[max(value.dim() - len(trailing), 0) :] if trailing else ()
     if len(own) != len(trailing) or any(w not in (None, g) for g, w in zip(own, trailing, strict=True)):
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (..., {sizes})")
+    if like is not None and value.dtype != like.dtype:
+        raise TypeError(
+            f"{name}: got {value.dtype}, expected {like.dtype} as in the problem's buffers (problem.to(dtype) turns them)"
+        )
     return value
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .inference.divergences import Renyi as Renyi
     from .inference.divergences import SlicedWasserstein as SlicedWasserstein
     from .inference.fit import fit as fit
+    from .inference.importance import importance_resample as importance_resample
     from .inference.laplace import laplace as laplace
     from .inference.objectives import ELBO as ELBO
     from .inference.objectives import ForwardKL as ForwardKL
@@ -82,6 +83,7 @@ _HOME = {
     "fit_surrogate": "inference.surrogate",
     "get": "models.registry",
     "hmc": "inference.reference_hmc",
+    "importance_resample": "inference.importance",
     "laplace": "inference.laplace",
     "load": "weights",
     "names": "models.registry",
@@ -124,6 +126,7 @@ __all__ = [
     "fit_surrogate",
     "get",
     "hmc",
+    "importance_resample",
     "laplace",
     "load",
     "names",

@@ -16,7 +16,7 @@ from .figures import draw_fit, draw_marginals, draw_pairs, draw_predictive
 from .figures_images import draw_image
 from .folder import CALIBRATION_FIGURE, CHECKPOINT, FINISHED, PAGE, POSTERIOR, REFERENCE, REPORT, Folder
 from .inference.compare import Comparison
-from .inference.importance import k_hat
+from .inference.importance import USABLE, k_hat
 from .inference.reference import Reference
 from .labels import Scalar, quantity, scalars
 from .references import disagreement
@@ -27,7 +27,7 @@ FORMAT = "physzoo-report-1"
 PACKAGES = {"torch": "torch", "pyro": "pyro-ppl", "arviz": "arviz", "numpy": "numpy", "physzoo": "physzoo"}
 
 # A mean off by 0.2 sd costs a 90 % interval less than 1 % of its coverage, an sd ratio of 0.8 about 9 %.
-MEAN_ERROR, SD_RATIO, C2ST, K_HAT = 0.2, (0.8, 1.25), 0.6, 0.7
+MEAN_ERROR, SD_RATIO, C2ST = 0.2, (0.8, 1.25), 0.6
 R_HAT, ESS, DIVERGENT = 1.01, 400, 0.01
 STANDARD_ERRORS = 4.5  # the largest of eight normal errors exceeds it once in 20,000 runs
 
@@ -95,6 +95,7 @@ def report(result: Result) -> dict[str, Any]:
         "k_hat": shape,
         "c2st": None if result.comparison is None else result.comparison.c2st,
         "comparison": None if result.comparison is None else result.comparison.to_dict(),
+        "corrected": None if result.corrected is None else result.corrected.to_dict(),
         "reference": _sampler(reference),
         "nuts": _sampler(result.nuts),
         "calibration": None if calibration is None else calibration.to_dict(),
@@ -137,7 +138,7 @@ def judge(result: Result, shape: float) -> list[Check]:
         )
     if result.comparison is not None:
         checks += _against_reference(result.comparison)
-    checks.append(Check("importance weights are usable", f"k-hat {shape:.2f}", f"k-hat < {K_HAT}", shape < K_HAT))
+    checks.append(Check("importance weights are usable", f"k-hat {shape:.2f}", f"k-hat < {USABLE}", shape < USABLE))
     if result.calibration is not None:
         found = result.calibration
         checks.append(Check("calibrated on simulated data", found.verdict, "no rank test rejects", found.passed))

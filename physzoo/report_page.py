@@ -66,6 +66,7 @@ def page(record: Mapping[str, Any], animal: Animal, figures: Mapping[str, Path])
             *(_figure(name, figures[name], _predictive(name, animal)) for name in first),
             "<h2>Unknowns</h2>",
             _parameters(record["parameters"]),
+            *_corrected(record["corrected"], record["k_hat"]),
             *(_figure(name, figures[name], CAPTIONS[Path(name).stem]) for name in rest),
             *(_calibration(record, figures) if CALIBRATION_FIGURE in figures else []),
             *_evaluation(record["evaluation"]),
@@ -129,6 +130,17 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
     if len(parameters) > len(rows):
         notes.append(f"{len(parameters) - len(rows)} more unknowns stand in report.json.")
     return f'<div class="wide">{_table(head, rows, 2)}</div><p class="note">{escape(" ".join(notes))}</p>'
+
+
+def _corrected(found: Mapping[str, Any] | None, k_hat: float) -> list[str]:
+    """What importance weights make of the posterior; nothing where they cannot be trusted."""
+    if found is None:
+        return []
+    worth = f"k-hat {k_hat:.2f}, worth {found['draws']:.0f} draws"
+    return [
+        f"<p>With importance weights ({worth}) the posterior against the reference: {escape(found['summary'])}. "
+        "<code>physzoo.importance_resample</code> makes it, from posterior.nc.</p>"
+    ]
 
 
 def _calibration(record: Mapping[str, Any], figures: Mapping[str, Path]) -> list[str]:

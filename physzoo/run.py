@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, REPORTED, Folder
 from .guides.unconstrained import Whitening
@@ -26,6 +28,7 @@ from .inference.compare import Comparison, compare
 from .inference.data import DataSets, Simulator, Source, simulated_once
 from .inference.fit import Fit, fit
 from .inference.grey_box import GreyBoxELBO
+from .inference.importance import USABLE, weights_of
 from .inference.laplace import laplace
 from .inference.latents import Latents, unobserved
 from .inference.objectives import ELBO, ForwardKL, Mixture, Objective
@@ -57,6 +60,7 @@ class Result:
     calibration: Calibration | None
     seconds: dict[str, float]
     evaluation: Evaluation | None = None
+    corrected: Comparison | None = None  # the comparison once more, with importance weights where they are usable
 
 
 def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say = print) -> Result:
@@ -94,6 +98,8 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
     with clock("compare") as note:
         comparison = compare_with(task, tree, reference)
         note(comparison.summary)
+        weights, shape = weights_of(tree)
+        corrected = compare_with(task, tree, reference, weights) if shape < USABLE else None
     with clock("calibrate") as note:
         calibration = check_calibration(task, budget)
         note(calibration.verdict)
@@ -102,7 +108,8 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
         with clock("evaluate") as note:
             evaluation = evaluate_on_test(task)
             note(f"test data: MAE {evaluation.mae:.4g}, sum of squares {evaluation.sum_of_squares:.4g}")
-    result = Result(task, fitted, tree, reference, confirmation, comparison, calibration, clock.seconds, evaluation)
+    found = (tree, reference, confirmation, comparison, calibration)
+    result = Result(task, fitted, *found, clock.seconds, evaluation, corrected)
     with clock("report") as note:
         verdict = write_report(result, folder)
         note(f"{folder.file('report.html')}")
@@ -230,11 +237,13 @@ def objective_of(task: Task) -> Objective:
     return Mixture(((0.5, ELBO(recipe.particles)), (0.5, ForwardKL())))
 
 
-def compare_with(task: Task, tree: DataTree, reference: Reference) -> Comparison:
+def compare_with(
+    task: Task, tree: DataTree, reference: Reference, weights: NDArray[np.float64] | None = None
+) -> Comparison:
     """Hold the posterior against the reference; the classifier sees positive unknowns in logarithm."""
     supports = Latents.of(task.model, task.data).supports
     positive = [site for site, draws in reference.draws.items() if _bounded_below(supports[site]) and (draws > 0).all()]
-    return compare(tree, reference, positive=positive, seed=task.options.seed)
+    return compare(tree, reference, weights=weights, positive=positive, seed=task.options.seed)
 
 
 def _bounded_below(support: Any) -> bool:

@@ -45,7 +45,7 @@ from physzoo.inference.reference_hmc import hmc
 from physzoo.inference.reference_nuts import nuts
 from physzoo.inference.reference_pcn import pcn
 from physzoo.inference.reference_smc import smc
-from physzoo.models.registry import get, register
+from physzoo.models.registry import Recipe, get, register
 from physzoo.physics import Elliptic1D, KarhunenLoeve, LinearProblem, ODEProblem, observe, virtual_observables
 
 DOUBLE = torch.float64
@@ -643,6 +643,20 @@ def test_animals_that_do_not_exist(name):
 @given(st.one_of(st.sampled_from(["lynx_hare", "", "9 lives", "a-b", None, 3]), names.map(lambda name: f"{name}!")))
 def test_animals_that_cannot_be_registered(name):
     refused(lambda: register(dataclasses.replace(get("poisson1d"), name=name)), "name")
+
+
+RECIPE: dict[str, st.SearchStrategy[Any]] = {
+    "objective": st.sampled_from(["", "ELBO", "kl", None, 3]), "reference": st.sampled_from(["", "nuts", "SMC", None, 3]),
+    "steps": not_whole, "batch_size": not_whole, "particles": not_whole, "simulations": st.sampled_from([-1, 0.5, "a", None]),
+    "learning_rate": not_positive,
+}  # fmt: skip
+
+
+@examples(25)
+@given(st.sampled_from(sorted(RECIPE)).flatmap(lambda name: st.tuples(st.just(name), RECIPE[name])))
+def test_recipes(argument):
+    name, value = argument
+    refused(lambda: Recipe(**{name: value}), name)
 
 
 class Trap:

@@ -224,6 +224,13 @@ def test_k_hat_grows_with_the_mismatch_of_the_tails():
     assert k_hat(np.full(100, -np.inf), np.zeros(100)) == np.inf
 
 
+@pytest.mark.parametrize("span", [1e2, 1e3, 4.75e3, 4.85e3, 4.95e3, 1e5])
+def test_weights_thousands_of_nats_apart_are_never_called_usable(span):
+    log_weights, shape = smoothed(-np.linspace(0, span, 200), np.zeros(200))
+    assert shape > 0.7
+    assert np.isclose(np.exp(log_weights).sum(), 1)
+
+
 def test_leave_one_out_ranks_find_data_that_the_model_does_not_explain():
     big = torch.linspace(-1, 1, 120, dtype=torch.float64)
 

@@ -19,6 +19,7 @@ from physzoo.guides.sites import prototype, simulate
 from physzoo.inference.calibrate import calibrate
 from physzoo.inference.data_checks import data_checks
 from physzoo.inference.densities import draw
+from physzoo.inference.importance import importance_resample
 from physzoo.inference.latents import Latents
 from physzoo.inference.posterior import pointwise, posterior, sample
 from physzoo.physics import ODEProblem, observe
@@ -44,6 +45,61 @@ def test_draws_have_the_moments_of_the_closed_form():
     error = (z.mean(0) - mean[:2].numpy()) / sd
     assert np.abs(error).max() < 4 / np.sqrt(4000)
     assert np.abs(z.std(0) / sd - 1).max() < 4 / np.sqrt(2 * 4000)
+
+
+def moments_off(tree):
+    """Largest error of the means in sd and largest deviation of the sd ratios from one, against the closed form."""
+    mean, covariance = MODEL.posterior(Y)
+    sd = covariance.diagonal().sqrt().numpy()
+    draws = np.c_[variable(tree, "posterior/z")[0], np.log(variable(tree, "posterior/rate")[0])]
+    return np.abs((draws.mean(0) - mean.numpy()) / sd).max(), np.abs(draws.std(0) / sd - 1).max()
+
+
+def test_resampling_by_importance_weights_turns_a_wrong_guide_into_the_posterior():
+    tree = posterior(MODEL, Exact(MODEL, width=1.3, shift=0.4), {"y": Y}, draws=40_000, seed=5, prior=False)
+    corrected = importance_resample(tree, seed=6)
+    count = corrected.attrs["draws"]
+    assert count == corrected["posterior/z"].shape[1] == int(corrected.attrs["effective_draws"])
+    assert 0.2 < count / 40_000 < 0.8
+    assert corrected.attrs["k_hat"] < 0.7
+    mean_off, sd_off = moments_off(corrected)
+    assert mean_off < 4 / np.sqrt(count)
+    assert sd_off < 4 / np.sqrt(2 * count)
+    mean_off, sd_off = moments_off(tree)  # what it was
+    assert mean_off > 0.35
+    assert sd_off > 0.25
+
+
+def test_resampled_rows_stay_together_and_other_groups_stay_as_they_were(tmp_path):
+    dims, coords = {"y": ["sensor"]}, {"sensor": list("abcd")}
+    tree = posterior(MODEL, Exact(MODEL, width=1.3), {"y": Y}, draws=500, units={"y": "m"}, dims=dims, coords=coords)
+    chosen = importance_resample(tree, 300, seed=1)
+    assert set(chosen.children) == set(tree.children)
+    assert chosen["log_likelihood/y"].dims == ("chain", "draw", "sensor")
+    assert chosen["posterior_predictive/y"].attrs["units"] == "m"
+    before = {float(row): index for index, row in enumerate(variable(tree, "posterior/rate")[0])}
+    rows = [before[float(rate)] for rate in variable(chosen, "posterior/rate")[0]]
+    others = ("posterior/z", "posterior_predictive/y", "log_likelihood/y", "sample_stats/log_p", "sample_stats/log_q")
+    for path in others:
+        np.testing.assert_array_equal(variable(chosen, path)[0], variable(tree, path)[0][rows])
+    np.testing.assert_array_equal(chosen["prior/z"], tree["prior/z"])
+    assert "k_hat" not in tree.attrs  # what was given is left alone
+    np.testing.assert_array_equal(importance_resample(tree, 300, seed=1)["posterior/z"], chosen["posterior/z"])
+    assert np.isfinite(az.ess(chosen)["z"]).all()
+    tree.to_netcdf(tmp_path / "posterior.nc")
+    with open_datatree(tmp_path / "posterior.nc") as back:
+        np.testing.assert_array_equal(importance_resample(back, 300, seed=1)["posterior/z"], chosen["posterior/z"])
+
+
+def test_weights_that_cannot_be_trusted_are_told_and_a_tree_without_them_is_refused():
+    narrow = posterior(MODEL, Exact(MODEL, width=0.25), {"y": Y}, draws=2000, prior=False)
+    with pytest.warns(UserWarning, match=r"tree: got k-hat \d.*, expected below 0.7"):
+        importance_resample(narrow)
+    with pytest.raises(TypeError, match="without log_p and log_q, expected what posterior returns"):
+        importance_resample(az.from_dict({"posterior": {"z": np.zeros((1, 50))}}))
+    nowhere = az.from_dict({"sample_stats": {"log_p": np.full((1, 50), -np.inf), "log_q": np.zeros((1, 50))}})
+    with pytest.raises(ValueError, match="no draw with a finite density"):
+        importance_resample(nowhere)
 
 
 def test_layout_is_arvizs_with_units_dims_and_pointwise_likelihood(tmp_path):
@@ -105,6 +161,7 @@ def test_a_draw_without_a_solution_has_no_likelihood_and_predicts_nothing():
     )
     nowhere = np.isneginf(log_p)
     assert 0.05 < nowhere.mean() < 0.95
+    assert np.isfinite(variable(importance_resample(tree, 400), "sample_stats/log_p")).all()
     assert rate[nowhere].min() > rate[~nowhere].max()
     assert np.isneginf(log_likelihood[nowhere]).all()
     assert np.isfinite(log_likelihood[~nowhere]).all()

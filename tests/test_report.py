@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -50,6 +51,15 @@ def test_a_full_gaussian_guide_finds_the_closed_form(report: dict) -> None:
     assert report["k_hat"] < 0.7
 
 
+def test_the_report_says_what_importance_weights_make_of_the_posterior(
+    whole: tuple[Path, Result, list[str]], report: dict
+) -> None:
+    corrected, draws = report["corrected"], report["comparison"]["draws"]
+    assert 0.5 * draws < corrected["draws"] < draws
+    assert max(abs(error) for error in corrected["mean_error_sd"].values()) < 4 / np.sqrt(corrected["draws"])
+    assert escape(corrected["summary"]) in (whole[0] / "report.html").read_text()
+
+
 def test_the_exact_reference_has_the_closed_forms_moments(whole: tuple[Path, Result, list[str]]) -> None:
     result = whole[1]
     closed_form = result.task.animal.closed_form
@@ -65,7 +75,7 @@ def test_report_json_says_what_was_done_and_found(report: dict) -> None:
     assert {
         "format", "name", "title", "guide", "encoder", "objective", "steps", "seed", "quick", "device",
         "date", "versions", "verdict", "passed", "checks", "seconds", "fit", "parameters", "k_hat", "c2st",
-        "comparison", "reference", "nuts", "calibration", "evaluation", "files",
+        "comparison", "corrected", "reference", "nuts", "calibration", "evaluation", "files",
     } == set(report)  # fmt: skip
     assert report["steps"] == report["fit"]["steps"] == 150
     assert {"laplace", "fit", "posterior", "reference", "compare", "calibrate", "total"} <= set(report["seconds"])

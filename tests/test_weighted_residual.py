@@ -223,6 +223,20 @@ def test_what_does_not_fit_is_refused():
         Galerkin(problem, torch.ones(63, 2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_unknowns_and_states_of_another_dtype_are_refused_by_name(name):
+    make, size, options = CASES[name]
+    problem, z, u = make(), torch.zeros(2, 8), torch.zeros(2, size)
+    with pytest.raises(TypeError, match=r"z: got torch\.float32, expected torch\.float64"):
+        guide_of(problem, size, **options).mean(z)
+    if name != "hats":
+        with pytest.raises(TypeError, match=r"z: got torch\.float32, expected torch\.float64"):
+            problem.solve(z)
+        with pytest.raises(TypeError, match=r"[uc]: got torch\.float32, expected torch\.float64"):
+            problem.observe(u)
+        assert problem.to(torch.float32).solve(z).dtype == torch.float32
+
+
 def test_all_sines_are_all_hats_and_few_of_them_are_the_best_in_energy():
     problem, z = bar(), draws(4, 8)
     everything = few_sines(63)
