@@ -186,7 +186,7 @@ class PreconditionedGuide(StateGuide):
         return white @ self.waves.mT / operator.scaling, self._log_slope(operator)
 
     def _operator(self, z: Tensor) -> _Operator:
-        if z.dtype != self.reference.dtype:
+        if torch.promote_types(z.dtype, self.reference.dtype) != self.reference.dtype:
             raise TypeError(f"{self.unknowns}: got {z.dtype}, expected {self.reference.dtype} as the reference's")
         problem = self._problem[0]
         taken = self._taken(z)

@@ -120,7 +120,7 @@ def compare(
         sd_ratio=_named(labels, sd_a / spread),
         w1_sd=_named(labels, [_w1(a[:, k], b[:, k], w) / spread[k] for k in range(len(labels))]),
         c2st=score,
-        c2st_error=None if score is None else 0.5 / math.sqrt(2 * min(limit, len(a), len(b))),
+        c2st_error=None if score is None else 0.5 / math.sqrt(2 * min(limit, effective, len(b))),
         resolution=math.sqrt(1 / effective + 1 / len(b)),
         draws=effective,
         reference_draws=len(b),

@@ -80,17 +80,17 @@ class Collocation(Problem):
 
     def conductivity(self, z: Tensor, x: Tensor) -> Tensor:
         """Return k at the points x, shape (..., points), for z of shape (..., unknowns)."""
-        coefficients = floats("z", z, self.unknowns, like=self.places)
+        coefficients = floats("z", z, self.unknowns, like=x)
         return nn.functional.softplus(coefficients @ _chebyshev(x, self.unknowns)[0]) + self.floor
 
     def state(self, c: Tensor, x: Tensor) -> Tensor:
         """Return u at the points x, shape (..., points), for c of shape (..., m)."""
-        return floats("c", c, self.modes, like=self.places) @ _integrated_legendre(x, self.modes)[0]
+        return floats("c", c, self.modes, like=x) @ _integrated_legendre(x, self.modes)[0]
 
     def rows(self, z: Tensor, x: Tensor) -> Tensor:
         """Return a(x; z), shape (..., points, m): r = a c - f."""
         values, slopes = _chebyshev(x, self.unknowns)
-        field = floats("z", z, self.unknowns, like=self.places) @ values
+        field = floats("z", z, self.unknowns, like=x) @ values
         slope = torch.sigmoid(field) * (z @ slopes)
         k = nn.functional.softplus(field) + self.floor
         _, first, second = _integrated_legendre(x, self.modes)
@@ -98,11 +98,11 @@ class Collocation(Problem):
 
     def at_points(self, c: Tensor, z: Tensor, x: Tensor) -> Tensor:
         """Return r at the points x, shape (..., points)."""
-        return (self.rows(z, x) @ floats("c", c, self.modes, like=self.places)[..., None])[..., 0] - self.source
+        return (self.rows(z, x) @ floats("c", c, self.modes, like=x)[..., None])[..., 0] - self.source
 
     def normal_equations(self, z: Unknowns) -> tuple[Tensor, Tensor]:
         """Return G, (..., m, m), and g, (..., m)."""
-        rows = self.rows(floats("z", z, self.unknowns, like=self.places), self.places)
+        rows = self.rows(floats("z", z, self.unknowns), self.places)
         weighted = self.points * self.weights[:, None] * rows
         return weighted.mT @ rows, self.source * weighted.sum(-2)
 

@@ -50,9 +50,7 @@ class Galerkin(Problem):
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return the coefficients c, shape (..., m), with r_S(c, z) = ``residual`` (zero where not given)."""
         matrix, at_zero = self._matrix(z)
-        target = -at_zero
-        if residual is not None:
-            target = target + floats("residual", residual, self.basis.shape[1], like=self.basis)
+        target = -at_zero if residual is None else floats("residual", residual, self.basis.shape[1]) - at_zero
         return torch.linalg.solve(matrix, target[..., None])[..., 0]
 
     def observe(self, u: Tensor) -> Tensor:
@@ -61,7 +59,10 @@ class Galerkin(Problem):
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return S' r(S u, z), shape (..., m)."""
-        return self.problem.residual(self.state(u), z) @ self.basis
+        found = self.problem.residual(self.state(u), z)
+        if found.dtype != self.basis.dtype:
+            raise TypeError(f"z: got a residual of {found.dtype} from it, expected {self.basis.dtype} as the basis")
+        return found @ self.basis
 
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log|det S' dr/du S|, shape (...)."""
@@ -70,7 +71,7 @@ class Galerkin(Problem):
 
     def _matrix(self, z: Unknowns) -> tuple[Tensor, Tensor]:
         """S' A(z) S, (..., m, m), and r_S(0, z), (..., m), from m + 1 residuals."""
-        rows = floats("z", z, None, like=self.basis)[..., None, :]
+        rows = floats("z", z, None)[..., None, :]
         columns = torch.eye(self.basis.shape[1], dtype=self.basis.dtype, device=self.basis.device)
         at_zero = self.residual(0 * columns[:1], rows)
         return (self.residual(columns, rows) - at_zero).mT, at_zero[..., 0, :]

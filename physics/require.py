@@ -108,7 +108,7 @@ def floats(name: str, value: Any, *trailing: int | None, like: Tensor | None = N
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (..., {sizes})")
     if like is not None and value.dtype != like.dtype:
         raise TypeError(
-            f"{name}: got {value.dtype}, expected {like.dtype} as in the problem's buffers (problem.to(dtype) turns them)"
+            f"{name}: got {value.dtype}, expected {like.dtype}, that of what it meets (problem.to(dtype) turns a problem's own)"
         )
     return value
 

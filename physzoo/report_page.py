@@ -133,13 +133,12 @@ def _parameters(parameters: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _corrected(found: Mapping[str, Any] | None, k_hat: float) -> list[str]:
-    """What importance weights make of the posterior; nothing where they cannot be trusted."""
+    """What importance weights make of the posterior."""
     if found is None:
-        return []
-    worth = f"k-hat {k_hat:.2f}, worth {found['draws']:.0f} draws"
+        return [f"<p>Importance weights cannot correct this posterior: k-hat {k_hat:.2f}.</p>"]
     return [
-        f"<p>With importance weights ({worth}) the posterior against the reference: {escape(found['summary'])}. "
-        "<code>physzoo.importance_resample</code> makes it, from posterior.nc.</p>"
+        f"<p>With importance weights (k-hat {k_hat:.2f}, worth {found['draws']:.0f} draws) the posterior against the reference: "
+        f"{escape(found['summary'])}. <code>physzoo.importance_resample</code> gives draws of it, from posterior.nc.</p>"
     ]
 
 

@@ -224,6 +224,24 @@ def test_k_hat_grows_with_the_mismatch_of_the_tails():
     assert k_hat(np.full(100, -np.inf), np.zeros(100)) == np.inf
 
 
+@pytest.mark.parametrize(("draws", "kept"), [(1000, 72), (40_000, 500), (200, 32)])
+def test_rejected_draws_weigh_nothing_however_many_they_are(draws, kept):
+    ratio = np.full(draws, -np.inf)
+    ratio[:kept] = 0.5 * np.random.default_rng(0).normal(size=kept)
+    log_weights, shape = smoothed(ratio, np.zeros(draws))
+    assert np.isneginf(log_weights[kept:]).all()
+    assert np.isclose(np.exp(log_weights[:kept]).sum(), 1)
+    assert shape < 0.7
+    assert k_hat(np.where(np.arange(draws) < 24, 0.0, -np.inf), np.zeros(draws)) == np.inf
+
+
+@pytest.mark.parametrize("ratio", [np.r_[np.zeros(500), np.full(500, -np.inf)], np.r_[np.zeros(999), -1e-3]])
+def test_equal_largest_weights_are_those_of_the_posterior_where_it_has_a_density(ratio):
+    log_weights, shape = smoothed(ratio, np.zeros(1000))
+    assert shape == 0
+    np.testing.assert_allclose(np.exp(log_weights), np.exp(ratio) / np.exp(ratio).sum())
+
+
 @pytest.mark.parametrize("span", [1e2, 1e3, 4.75e3, 4.85e3, 4.95e3, 1e5])
 def test_weights_thousands_of_nats_apart_are_never_called_usable(span):
     log_weights, shape = smoothed(-np.linspace(0, span, 200), np.zeros(200))

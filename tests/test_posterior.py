@@ -91,15 +91,42 @@ def test_resampled_rows_stay_together_and_other_groups_stay_as_they_were(tmp_pat
         np.testing.assert_array_equal(importance_resample(back, 300, seed=1)["posterior/z"], chosen["posterior/z"])
 
 
-def test_weights_that_cannot_be_trusted_are_told_and_a_tree_without_them_is_refused():
+def chains(log_p, **others):
+    """A tree of given log ratios, (chain, draw), whose draws are their own numbers."""
+    numbers = np.arange(log_p.size, dtype=float).reshape(log_p.shape)
+    stats = {"log_p": log_p, "log_q": np.zeros(log_p.shape)}
+    return az.from_dict({"posterior": {"x": numbers}, "sample_stats": stats, **others})
+
+
+def test_resampling_takes_every_chain_in_any_order_of_dimensions():
+    log_p = np.where(np.random.default_rng(0).random((2, 100)) < 0.5, 0.0, -np.inf)
+    tree = chains(log_p)
+    turned = tree.copy()
+    turned["sample_stats"] = type(tree)(tree["sample_stats"].to_dataset().transpose("draw", "chain"))
+    for given in (tree, turned):
+        rows = variable(importance_resample(given, 400), "posterior/x")[0].astype(int)
+        assert np.isfinite(log_p.ravel()[rows]).all()
+        assert len(set(rows)) == np.isfinite(log_p).sum()  # equal weights: each of them is drawn
+
+
+def test_weights_that_cannot_be_trusted_are_told_and_trees_without_them_are_refused():
     narrow = posterior(MODEL, Exact(MODEL, width=0.25), {"y": Y}, draws=2000, prior=False)
     with pytest.warns(UserWarning, match=r"tree: got k-hat \d.*, expected below 0.7"):
         importance_resample(narrow)
-    with pytest.raises(TypeError, match="without log_p and log_q, expected what posterior returns"):
-        importance_resample(az.from_dict({"posterior": {"z": np.zeros((1, 50))}}))
-    nowhere = az.from_dict({"sample_stats": {"log_p": np.full((1, 50), -np.inf), "log_q": np.zeros((1, 50))}})
-    with pytest.raises(ValueError, match="no draw with a finite density"):
-        importance_resample(nowhere)
+    usual = chains(np.random.default_rng(0).normal(size=(1, 100)))
+    longer = chains(np.zeros((1, 100)))
+    longer["posterior"] = type(longer)(chains(np.zeros((1, 500)))["posterior"].to_dataset())
+    for tree, words in (
+        (az.from_dict({"posterior": {"z": np.zeros((1, 50))}}), "without log_p and log_q of every chain and draw"),
+        (usual.sel(chain=0), "without log_p and log_q of every chain and draw"),
+        (importance_resample(usual), "resampled already"),
+        (longer, "in posterior, expected .* as in sample_stats"),
+        (chains(np.zeros((1, 24))), "24 draws, expected at least 25"),
+        (chains(np.full((1, 50), -np.inf)), "no draw with a finite density"),
+        (chains(np.where(np.arange(50) == 7, np.inf, 0.0)[None]), "a draw with an infinite weight"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"tree: got .*{words}"):
+            importance_resample(tree)
 
 
 def test_layout_is_arvizs_with_units_dims_and_pointwise_likelihood(tmp_path):

@@ -20,6 +20,7 @@ from physzoo.labels import layout, scalars
 from physzoo.models import get
 from physzoo.references import make_reference, read_reference
 from physzoo.report import verdict
+from physzoo.report_page import page
 from physzoo.run import Result, fit_only, run
 from physzoo.task import Budget, RunOptions, restore
 
@@ -58,6 +59,8 @@ def test_the_report_says_what_importance_weights_make_of_the_posterior(
     assert 0.5 * draws < corrected["draws"] < draws
     assert max(abs(error) for error in corrected["mean_error_sd"].values()) < 4 / np.sqrt(corrected["draws"])
     assert escape(corrected["summary"]) in (whole[0] / "report.html").read_text()
+    without = page({**report, "corrected": None, "k_hat": 0.93}, whole[1].task.animal, {})
+    assert "Importance weights cannot correct this posterior: k-hat 0.93" in without
 
 
 def test_the_exact_reference_has_the_closed_forms_moments(whole: tuple[Path, Result, list[str]]) -> None:

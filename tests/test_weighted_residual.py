@@ -223,18 +223,23 @@ def test_what_does_not_fit_is_refused():
         Galerkin(problem, torch.ones(63, 2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_unknowns_and_states_of_another_dtype_are_refused_by_name(name):
-    make, size, options = CASES[name]
-    problem, z, u = make(), torch.zeros(2, 8), torch.zeros(2, size)
-    with pytest.raises(TypeError, match=r"z: got torch\.float32, expected torch\.float64"):
-        guide_of(problem, size, **options).mean(z)
-    if name != "hats":
-        with pytest.raises(TypeError, match=r"z: got torch\.float32, expected torch\.float64"):
-            problem.solve(z)
-        with pytest.raises(TypeError, match=r"[uc]: got torch\.float32, expected torch\.float64"):
-            problem.observe(u)
-        assert problem.to(torch.float32).solve(z).dtype == torch.float32
+def test_states_and_unknowns_of_another_dtype_are_refused_by_name_where_they_cannot_be_promoted():
+    sine, points = few_sines(), Collocation(8, unknowns=8)
+    single, double = torch.zeros(2, 8), torch.zeros(2, 8, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"u: got torch\.float32, expected torch\.float64"):
+        sine.observe(single[:, :6])
+    with pytest.raises(
+        TypeError, match=r"z: got a residual of torch\.float64 from it, expected torch\.float32 as the basis"
+    ):
+        Galerkin(bar(), sines(63, 6, torch.float32)).solve(double)
+    with pytest.raises(TypeError, match=r"z: got torch\.float64, expected torch\.float32"):
+        points.solve(double)
+    with pytest.raises(TypeError, match=r"u: got torch\.float64, expected torch\.float32"):
+        points.residual(double, single)
+    assert points.rows(double, torch.zeros(3, dtype=torch.float64)).dtype == torch.float64
+    guide = PreconditionedGuide(standard_normal, points, 8, torch.zeros(8), 1e-3, energy=True, modes=5)
+    with pytest.raises(TypeError, match=r"z: got torch\.float64, expected torch\.float32 as the reference's"):
+        guide.mean(double)
 
 
 def test_all_sines_are_all_hats_and_few_of_them_are_the_best_in_energy():
