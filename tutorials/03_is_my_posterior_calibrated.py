@@ -310,8 +310,9 @@ assert [found.passed for found in verdicts.values()] == [True, False, False, Fal
 # - **A wrong model.** The data were simulated from the model. If nature does otherwise, a calibrated guide
 #   gives the calibrated answer to the wrong question: check the posterior predictive against the real data.
 # - **Your data set.** Calibration is an average over the prior. Where your data lie in a corner that the
-#   prior rarely visits, look at $\hat k$ for your data, or at a reference (NUTS, pCN or a grid
-#   in `physzoo.inference`; `smc` where there may be several modes, of which chains see one).
+#   prior rarely visits, look at $\hat k$ for your data (below 0.7, `physzoo.importance_resample` corrects
+#   what is off), or at a reference (NUTS, pCN or a grid in `physzoo.inference`; `smc` where there may be
+#   several modes, of which chains see one).
 # - **Errors that cancel**: too wide for half of the data sets and too narrow for the other half. The
 #   data-dependent quantities see some of them, not all.
 #
