@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 FEWEST = 25  # draws with a density, from which a tail can be fitted
 USABLE = 0.7  # k-hat from which on weights cannot be trusted
 _EQUAL = 1e-6  # log weights closer than this are equal but for rounding
-_NOTHING = (
-    -600.0
-)  # a log weight of nothing: its exponential is a number still, without which the fit says 0.1 of any weights
+_NOTHING = -600.0  # a log weight of nothing; where exponentials underflow the fit says 0.1 of any weights
 _ROW = "_physzoo_row"
 RESAMPLED = "effective_draws"  # attribute of what is resampled
 _OF_THE_POSTERIOR = ("posterior", "posterior_predictive", "log_likelihood", "sample_stats")
