@@ -24,9 +24,9 @@ lint: .venv/installed  ## ruff and pyright
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# A file stays on one worker, so that what its tests share is made once.
+# Groups of tests that share what they make: tests/conftest.py.
 test: lint  ## lint, then every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 bench: .venv/installed  ## every benchmark, one after the other (hours); single ones: python benchmarks/NAME.py
 	@for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script || exit 1; done

@@ -1,7 +1,9 @@
 """The stages of a training before and after its fit: the guide alone moves; what is restored and resumed is the last one."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from physzoo.inference.data import Batches, Simulator
 from physzoo.inference.options import FitOptions
 from physzoo.inference.reconstruction import robust_noise
 from physzoo.inference.stages import codes_of, physics_first, settle_noise
-from physzoo.models.galaxy import TRAINING, Galaxy
+from physzoo.models import registry
+from physzoo.models.galaxy import DATA, TRAINING, Galaxy
 from physzoo.run import fit_only
 from physzoo.task import RunOptions, restore
 
@@ -99,7 +102,14 @@ def test_the_first_stage_teaches_the_guide_of_the_physics_alone() -> None:
     assert all(key.startswith("physics.") for key in moved)
 
 
-def test_a_run_says_its_first_stage_and_a_resumed_one_does_not_repeat_it(tmp_path: Path) -> None:
+def test_a_run_says_its_first_stage_and_a_resumed_one_does_not_repeat_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    animal = registry.get("galaxy")
+    stages: dict[str, Any] = {name: {**TRAINING[name], "steps": 20} for name in ("start", "finish")}
+    few = replace(DATA, sizes=(100, 10, 10)).splits
+    short = replace(animal, training=replace(animal.training, splits=few, **stages))
+    monkeypatch.setitem(registry._ANIMALS, "galaxy", short)
     options = RunOptions(steps=2, quick=True, progress=False)
     said: list[str] = []
     fit_only("galaxy", tmp_path / "galaxy", options, say=said.append)

@@ -35,7 +35,7 @@ def test_every_tutorial_is_executed_and_listed():
     assert all(f"{name}.py" in listed for name in found)
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in FIGURES])
 def test_tutorial_runs_and_states_facts(name, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own backend puts figures into the cells

@@ -120,8 +120,8 @@ plt.show()
 # be caught.
 
 # %%
-checked = physzoo.calibrate(model, guide, datasets=256, seed=5, progress=False)
-narrow = physzoo.calibrate(model, guide, datasets=256, seed=6, widen=0.8, progress=False)
+checked = physzoo.calibrate(model, guide, datasets=256, draws=100, seed=5, progress=False)
+narrow = physzoo.calibrate(model, guide, datasets=256, draws=100, seed=6, widen=0.8, progress=False)
 print("guide:          ", checked.verdict)
 print("sd times 0.8:   ", narrow.verdict)
 covered = {level: round(share, 2) for level, share in checked.coverage.items()}
