@@ -45,7 +45,7 @@ def amortize(
         family: "diagonal", "low_rank", "full", "planar", "coupling", "iaf", "spline", or a callable (features, context) -> module
             that maps a context (..., C) to a Pyro distribution over R^features.
         example: the arguments of one data set (observed values, masks, covariates).
-        whitening: fixed affine map in unconstrained space, e.g. from ``physzoo.inference.laplace``.
+        whitening: fixed affine map in unconstrained space, e.g. from ``physzoo.laplace``.
         simulations: prior-predictive draws for the standardisation; 0 leaves values as they are.
         seed: seed of these draws and of the networks' initial weights; torch's generator is put back.
         refine: 0 for a network alone; K >= 1 for Gauss-Newton steps through the model (``GaussNewton``): K evaluations of
@@ -153,8 +153,8 @@ def _standardise(
         whitened = (guide.sites.flatten(draws)[0].to(guide.loc.dtype) - guide.loc) / guide.tril.diagonal()
         inputs = guide.inputs({**shared, **draws})
         guide.refinement.regress(inputs, whitened)
-        few = {n: v[:FEATURE_SETS] if isinstance(v, Tensor) else v for n, v in {**shared, **draws}.items()}
-        few = {name: value for name, value in few.items() if name in guide._ndim}
+        known = {name: value for name, value in {**shared, **draws}.items() if name in example}
+        few = {name: v[:FEATURE_SETS] if isinstance(v, Tensor) else v for name, v in known.items()}
         guide.refinement.standardise(
             guide.refinement(inputs[:FEATURE_SETS], few, guide._ndim, guide._unwhiten).features.flatten(0, -2)
         )

@@ -60,21 +60,31 @@ class Encoder(nn.Module):
         self.register_buffer("scores", _scores(KNOTS))
 
     def standardise(self, draws: Data) -> None:
-        """Take means and standard deviations from (N, ...) draws of the data; infinite draws are left out."""
+        """Take means and standard deviations from (N, ...) draws of the data; infinite draws are left out.
+
+        A single row v, as of a covariate, says nothing of the spread: mean v, scale |v| (1 where v is zero), a linear score.
+        """
         for name in self.names:
-            values = draws[name]
-            finite = torch.isfinite(values)
-            weight = finite.sum(0).clamp_min(2)
-            kept = torch.where(finite, values, torch.zeros_like(values))
-            mean = kept.sum(0) / weight
-            variance = torch.where(finite, (values - mean).square(), torch.zeros_like(values)).sum(0) / (weight - 1)
-            scale = variance.sqrt()
-            getattr(self, f"{name}_mean").copy_(mean)
-            getattr(self, f"{name}_scale").copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
-            levels = torch.special.ndtr(self.scores).to(values.dtype)
-            rows = torch.where(finite, values, mean.expand_as(values)).reshape(len(values), -1)
-            knots = torch.quantile(rows[: 2**24 // max(rows.shape[1], 1)], levels, dim=0).T
-            getattr(self, f"{name}_knots").copy_(knots)
+            found = self._moments(draws[name])
+            for kind, value in zip(("mean", "scale", "knots"), found, strict=True):
+                getattr(self, f"{name}_{kind}").copy_(value)
+
+    def _moments(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean, scale and knots of (N, ...) draws."""
+        if len(values) == 1:
+            mean = values[0].to(self.scores.dtype).nan_to_num(0.0, 0.0, 0.0)
+            scale = torch.where(mean == 0, 1.0, mean.abs())
+            return mean, scale, mean.reshape(-1, 1) + torch.outer(scale.flatten(), self.scores)
+        finite = torch.isfinite(values)
+        weight = finite.sum(0).clamp_min(2)
+        kept = torch.where(finite, values, torch.zeros_like(values))
+        mean = kept.sum(0) / weight
+        variance = torch.where(finite, (values - mean).square(), torch.zeros_like(values)).sum(0) / (weight - 1)
+        scale = variance.sqrt()
+        levels = torch.special.ndtr(self.scores).to(values.dtype)
+        rows = torch.where(finite, values, mean.expand_as(values)).reshape(len(values), -1)
+        knots = torch.quantile(rows[: 2**24 // max(rows.shape[1], 1)], levels, dim=0).T
+        return mean, torch.where(scale > 0, scale, torch.ones_like(scale)), knots
 
     def inputs(self, data: Data) -> tuple[Tensor, Tensor | None]:
         """Return values and normal scores, (..., 2 n) with the scores last, and the mask as numbers (..., n), or None.

@@ -1,7 +1,7 @@
 """Families of conditional densities over R^D: context -> distribution.
 
-All of them start as the standard normal whatever the context, so that what stands around them (a whitening, a
-standardisation) is the initial guide.
+They start as the standard normal whatever the context, so that what stands around them (a whitening, a standardisation) is
+the initial guide. ``PlanarFlow`` alone starts beside it: at u = 0 a layer adds (softplus(0) - 1) a / |a|^2 times its tanh.
 """
 
 from __future__ import annotations

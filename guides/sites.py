@@ -23,7 +23,7 @@ from .nodes import nodes
 from .require import function, whole
 
 Data = Mapping[str, Any]
-PARTICLES, DATASETS = "particles", "datasets"
+PARTICLES, DATASETS = "_particles", "_datasets"  # names that a model does not give its own plates
 
 
 @contextmanager
@@ -172,7 +172,7 @@ class _OuterPlate(IndepMessenger):
 
 @contextmanager
 def outer_plates(nesting: int, particles: int | None = None, datasets: int | None = None) -> Iterator[None]:
-    """Open the plates "datasets" (dim -1 - nesting) and "particles" (dim -2 - nesting, or -1 - nesting without data sets)."""
+    """Open the plates of data sets (dim -1 - nesting) and of particles (dim -2 - nesting, or -1 - nesting without data sets)."""
     with ExitStack() as stack:
         if particles is not None:
             dim = -1 - nesting - (datasets is not None)

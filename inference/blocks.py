@@ -12,8 +12,8 @@ from pyro import poutine
 from torch import Tensor
 
 from ..guides.require import shown
-from ..guides.sites import Data, outer_plates, seeded, unregistered
-from .densities import count, draw, one, site_log_probs, total
+from ..guides.sites import Data, plated, seeded, unregistered
+from .densities import conditioned, count, draw, one, site_log_probs, total
 from .latents import Latents
 from .posterior import sample
 
@@ -63,8 +63,8 @@ def guide_log_prob(guide: Callable[..., Any], values: Values, data: Data, nestin
         except (ValueError, NotImplementedError):  # a family whose inverse is not known
             return None
     sets = count(data)
-    with torch.no_grad(), outer_plates(nesting, None, sets):
-        trace = poutine.trace(poutine.condition(guide, data=values)).get_trace(**data)
+    with torch.no_grad():
+        trace = poutine.trace(conditioned(plated(guide, nesting, None, sets), values, nesting)).get_trace(**data)
     nodes: dict[str, Any] = dict(poutine.util.prune_subsample_sites(trace).nodes)
     sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
     if set(sites) != set(values) or any(type(site["fn"]).__name__ == "Delta" for site in sites.values()):

@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from ..guides.arguments import check_mask
 from ..guides.require import function, real, seed_number, shown, tensors, whole
-from ..guides.sites import Data, prototype, seeded, simulate
+from ..guides.sites import Data, seeded, simulate
 from .blocks import Block, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, calibrate_draws
+from .data import check_simulates
 from .densities import count, one
 from .latents import Latents
 from .processes import result, submit
@@ -85,7 +86,7 @@ def calibrate(
     check_mask({} if given is None else given, "given")
     judge = model if simulator is None else simulator
     if pairs is None:
-        _check_simulator(judge, given)
+        check_simulates(judge, given)
         pairs = simulate(judge, datasets, given, seed)
     data, kept = _data(judge, pairs, given)
     latents = Latents.of(judge, one(data))
@@ -159,21 +160,6 @@ def _refitted(
         for future in futures:
             future.add_done_callback(lambda _: bar.update())
         return [result(future) for future in futures]
-
-
-def _check_simulator(model: Callable[..., Any], given: Data | None) -> None:
-    """Refuse a model whose density has terms that its simulation ignores."""
-    nodes: dict[str, Any] = dict(prototype(model, given).nodes)
-    for name, site in nodes.items():
-        if site["type"] != "sample" or not site["is_observed"]:
-            continue
-        weight = site["fn"].log_prob(site["value"]).sum().item()
-        if type(site["fn"]).__name__ == "Unit" and weight in (0.0, float("-inf")):
-            continue  # a rejected simulation, which is dropped below
-        raise ValueError(
-            f"model: site '{name}' is observed even without data, so the model does not simulate its own "
-            "joint density; pass simulator=, the forward model"
-        )
 
 
 def _data(model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None) -> tuple[dict[str, Any], Tensor]:

@@ -125,7 +125,10 @@ class Calibration:
         return f"{name} ({chance}, shifted {found.shift:+.2f} sd, {width})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything but the PIT values as plain numbers, strings and lists, ready for JSON."""
+        """Return verdict, sizes, p-values, effects, coverages, contraction, NLPD, information and quantiles of k-hat for JSON.
+
+        PIT values, bands, flatness and the k-hat of each data set are left out.
+        """
         quantiles = {str(q): float(np.quantile(self.k_hat, q)) for q in (0.1, 0.5, 0.9)} if len(self.k_hat) else {}
         return {
             "verdict": self.verdict,

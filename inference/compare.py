@@ -167,15 +167,19 @@ def c2st(
         )
     size = min(len(a), len(b), limit)
     rng = np.random.default_rng(seed)
-    chosen = rng.choice(len(a), size, replace=False)
+    part = np.full(size, 1 / size)
+    if weights is None or size == len(a):
+        chosen = rng.choice(len(a), size, replace=False)
+        part = part if weights is None else _weights(weights, len(a))[chosen]
+    else:
+        chosen, part = _thinned(_weights(weights, len(a)), size, rng)
+        size = len(chosen)
     b_part = b[rng.choice(len(b), size, replace=False)]
     scale = b.std(0)
     features = (np.concatenate([a[chosen], b_part]) - b.mean(0)) / np.where(scale > 0, scale, 1.0)
     labels = np.repeat([0, 1], size)
     importance = np.ones(2 * size)
-    if weights is not None:
-        part = _weights(weights, len(a))[chosen]
-        importance[:size] = part / part.sum() * size
+    importance[:size] = part / part.sum() * size
     hidden = min(max(10 * a.shape[1], 64), 640)
     right = 0.0
     for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(features, labels):
@@ -250,6 +254,22 @@ def _w1(a: Array, b: Array, weights: Array) -> float:
     from scipy.stats import wasserstein_distance
 
     return float(wasserstein_distance(a, b, weights))
+
+
+def _thinned(weights: Array, size: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], Array]:
+    """Return at most ``size`` different draws, each kept with probability min(1, c w), and w over that probability."""
+    kept = np.minimum(weights * size, 1.0)
+    while True:
+        free = (kept < 1) & (weights > 0)
+        room = size - np.sum(kept >= 1)
+        if not free.any() or np.isclose(kept.sum(), size) or room <= 0:
+            break
+        kept[free] = np.minimum(weights[free] * room / weights[free].sum(), 1.0)
+    order = rng.permutation(len(weights))
+    ends = np.cumsum(kept[order])
+    places = np.arange(rng.random(), ends[-1], 1.0)
+    chosen = order[np.minimum(np.searchsorted(ends, places, side="right"), len(order) - 1)]
+    return chosen, weights[chosen] / kept[chosen]
 
 
 def _named(labels: Sequence[str], values: Sequence[float] | Array) -> dict[str, float]:

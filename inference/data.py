@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from ..guides.arguments import check_mask, check_observed
 from ..guides.refine import Refined
 from ..guides.require import function, named, shown, tensors, whole
 from ..guides.sites import Data, latent_sites, plate_nesting, prototype, seeded, simulate
-from .densities import count, one
+from .densities import conditioned, count, one
 from .objectives import Batch
 
 REFINED_AT_ONCE = 4096
@@ -102,12 +101,16 @@ def simulated_once(
         seed: of the draws.
 
     Raises:
-        ValueError: a number below one, or fewer usable pairs than ``batch_size``.
+        ValueError: a number below one, no usable pair, fewer than ``batch_size``, or a model that does not simulate its
+            own joint density.
     """
     whole("simulations", simulations, 1)
     given = dict(given or {})
+    check_simulates(model, given)
     drawn = simulate(model, simulations, given, seed=seed)
     usable = torch.stack([torch.isfinite(v.reshape(len(v), -1)).all(-1) for v in drawn.values()]).all(0)
+    if not usable.any():
+        raise ValueError(f"model: got no finite data set in {simulations} simulations, expected at least one")
     drawn = {name: value[usable] for name, value in drawn.items()}
     example = {**given, **_data_arguments(model, drawn)}
     names = tuple(latent_sites(prototype(model, example)))
@@ -129,26 +132,46 @@ def simulated_once(
     )
 
 
+def check_simulates(model: Callable[..., Any], given: Data | None) -> None:
+    """Refuse a model whose density has terms that its simulation ignores, as that of a residual likelihood.
+
+    Raises:
+        ValueError: a site is observed even without data.
+    """
+    nodes: dict[str, Any] = dict(prototype(model, given).nodes)
+    for name, site in nodes.items():
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        weight = site["fn"].log_prob(site["value"]).sum().item()
+        if type(site["fn"]).__name__ == "Unit" and weight in (0.0, float("-inf")):
+            continue  # a rejected simulation, which is dropped below
+        raise ValueError(
+            f"model: site '{name}' is observed even without data, so the model does not simulate its own joint density; "
+            "simulate with the forward model (calibrate: pass simulator=)"
+        )
+
+
 def _tensors(refined: Refined) -> tuple[Tensor, ...]:
     return refined.loc, refined.factor, refined.features
 
 
 class Batches:
-    """Turn a source into the batch of a given step; a function of seed and step alone, so that a resumed fit sees the same.
+    """Turn a source into the batch of a given step, so that a resumed fit sees the same.
 
+    Minibatches are a function of seed and step alone. A ``Simulator`` draws from torch's generator, whose state checkpoints keep.
     With ``device`` the example of one data set is there, where the model must be already.
 
     Raises:
         TypeError: the source is none of the three kinds.
-        ValueError: the model cannot be traced on it.
+        ValueError: the model cannot be traced on it, or does not simulate its own joint density.
     """
 
     def __init__(self, model: Callable[..., Any], source: Source, seed: int, device: str | None = None) -> None:
         self.model, self.source, self.seed, self.device = model, source, seed, device
         if isinstance(source, Simulator):
             given = _on(device, source.given or {})
-            trace = prototype(model, given)
-            self.nesting = plate_nesting(trace)
+            check_simulates(model, given)
+            self.nesting = plate_nesting(prototype(model, given))
             drawn = simulate(model, 2, given, seed=0, nesting=self.nesting)
             self.example = {**given, **_data_arguments(model, drawn)}
             self.latent_names = tuple(latent_sites(prototype(model, self.example)))
@@ -188,7 +211,7 @@ class Batches:
             rows = torch.randint(count(source.seen), (half,))
             like = next(iter(drawn.values()))
             seen = {name: value[rows.to(value.device)].to(like.device) for name, value in source.seen.items()}
-            known = poutine.condition(self.model, seen)
+            known = conditioned(self.model, seen, self.nesting)
             around = simulate(known, half, given, nesting=self.nesting) if half else {}
             drawn = {name: torch.cat([around[name], value[half:]]) if half else value for name, value in drawn.items()}
         latents = {name: drawn[name] for name in self.latent_names}

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
 from ..guides.nodes import nodes
@@ -85,6 +86,42 @@ def site_log_probs(trace: poutine.Trace, nesting: int) -> dict[str, Tensor]:
             log_prob = log_prob.flatten(max(log_prob.ndim - nesting, 0)).sum(-1)
         terms[name] = log_prob
     return terms
+
+
+class _At(ConditionMessenger):
+    """Conditions sites on values with ``outer`` leading dimensions; a site outside the model's plates gets ones for them."""
+
+    def __init__(self, values: Mapping[str, Tensor], nesting: int, outer: int) -> None:
+        super().__init__(dict(values))
+        self.values, self.nesting, self.outer = dict(values), nesting, outer
+
+    def _pyro_sample(self, msg: Any) -> None:
+        value = self.values.get(msg["name"])
+        if value is not None:
+            own = value.ndim - self.outer - msg["fn"].event_dim
+            shape = value.shape
+            self.data = {
+                msg["name"]: value.reshape(shape[: self.outer] + (1,) * (self.nesting - own) + shape[self.outer :])
+            }
+        super()._pyro_sample(msg)
+
+
+def conditioned(
+    fn: Callable[..., Any], values: Mapping[str, Tensor], nesting: int, outer: int = 1
+) -> Callable[..., Any]:
+    """Return a model or guide whose sites have the given values; outer plates may stand inside or around it.
+
+    Args:
+        values: site -> values (..., *own shape).
+        nesting: plates of the model's own, further left than which the outer ones are.
+        outer: leading dimensions of the values.
+    """
+
+    def known(*args: Any, **data: Any) -> Any:
+        with _At(values, nesting, outer):
+            return fn(*args, **data)
+
+    return known
 
 
 def data_log_probs(trace: poutine.Trace, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -45,4 +45,4 @@ class DrawsKL:
         chosen = torch.randint(self.count, (self.batch,))
         device = next((value.device for value in batch.data.values() if isinstance(value, Tensor)), None)
         latents = {name: value[chosen].to(device) for name, value in self.draws.items()}
-        return -guide_log_prob(guide, Batch(batch.data, None, latents)).mean()
+        return -guide_log_prob(guide, Batch(batch.data, None, latents, batch.nesting)).mean()

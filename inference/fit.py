@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..guides.require import function, shown
 from ..guides.sites import seeded, traced, unchecked
 from .checkpoint import CheckpointError, load, save
-from .data import Batches, Source
+from .data import Batches, DataSets, Source
 from .densities import check_guide
 from .fit_support import (
     adam,
@@ -75,7 +75,8 @@ def fit(
         model: a Pyro model of one data set.
         guide: a guide of it: from ``amortize``, one of Pyro's autoguides, or your own.
         data: the arguments of one data set; ``DataSets`` for many; a ``Simulator`` for fresh pairs at each step.
-        objective: ``ELBO()`` by default; any objective of ``physzoo.inference``, or any of Pyro's.
+        objective: ``ELBO()`` by default; one of ``physzoo.inference.objectives``, ``.divergences``, ``.grey_box`` or
+            ``.distil``, or one of Pyro's with a ``differentiable_loss``.
         options: settings; ``changes`` replaces single ones, e.g. ``fit(..., steps=500)``.
 
     Returns:
@@ -106,6 +107,21 @@ def _options(options: FitOptions | None, changes: dict[str, Any]) -> FitOptions:
     return replace(options or FitOptions(), **changes)
 
 
+def _generators() -> dict[str, Any]:
+    """Return the states of torch's generators, as a checkpoint holds them."""
+    state: dict[str, Any] = {"generator": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        state["cuda_generators"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _put_back(state: dict[str, Any]) -> None:
+    """Set torch's generators to the states in a checkpoint."""
+    torch.set_rng_state(state["generator"])
+    if "cuda_generators" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_generators"])
+
+
 class _Loop:
     """The state of one fit: parameters, optimiser, step, losses."""
 
@@ -120,7 +136,9 @@ class _Loop:
         self.batches = Batches(model, data, options.seed, options.device)
         self.held_out = None
         if options.held_out is not None:
-            self.held_out = Batches(model, options.held_out, options.seed + 1, options.device).at(0)
+            held_out = options.held_out
+            whole = replace(held_out, batch_size=None) if isinstance(held_out, DataSets) else held_out
+            self.held_out = Batches(model, whole, options.seed + 1, options.device).at(0)
         self._first_run(self.batches.example)
         self.parameters = parameters_of(self.modules)
         if not self.parameters:
@@ -167,7 +185,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = moved(self.batches.at(self.step), options.device)
-        before = torch.get_rng_state()
+        before = _generators()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(batch)
         value = loss.item()
@@ -185,8 +203,8 @@ class _Loop:
         self.losses.append(value if finite else math.nan)
         self.step += 1
 
-    def _give_up(self, batch: Batch, before: Tensor) -> None:
-        torch.set_rng_state(before)
+    def _give_up(self, batch: Batch, before: dict[str, Any]) -> None:
+        _put_back(before)
         reason = diagnose(self.model, self.guide, batch, self.particles)
         kept = ""
         if self.options.checkpoint is not None and self._checkpoint():
@@ -223,16 +241,14 @@ class _Loop:
         state = {
             "modules": self._module_state(),
             "optimizer": self.optimizer.state_dict(),
-            "generator": torch.get_rng_state(),
             "step": self.step,
             "skipped": self.skipped,
             "stopped": self.stopped,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "evaluations": torch.tensor(self.evaluations, dtype=torch.float64).reshape(-1, 2),
             "best": None if self.best is None else {"loss": self.best[0], "modules": self.best[1]},
+            **_generators(),
         }
-        if torch.cuda.is_initialized():
-            state["cuda_generators"] = torch.cuda.get_rng_state_all()
         try:
             save(str(self.options.checkpoint), state)
         except OSError as error:
@@ -259,9 +275,7 @@ class _Loop:
             self.evaluations = [(int(s), v) for s, v in state["evaluations"].tolist()]
             best = state["best"]
             self.best = None if best is None else (best["loss"], best["modules"])
-            torch.set_rng_state(state["generator"])
-            if "cuda_generators" in state and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all(state["cuda_generators"])
+            _put_back(state)
         except CheckpointError:
             raise
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:

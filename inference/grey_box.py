@@ -130,7 +130,7 @@ class DrawnCodesKL:
 
     Raises:
         ValueError: the batch holds no unknowns.
-        TypeError: the guide is not one of a grey-box model.
+        TypeError: the guide is not one of a grey-box model, or has no codes.
     """
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
@@ -138,6 +138,10 @@ class DrawnCodesKL:
         family: Any = getattr(guide, "__self__", guide)
         if not hasattr(family, "cleansed"):
             raise TypeError(f"guide: got {type(family).__name__} without 'cleansed', expected a grey-box guide")
+        if getattr(family, "codes", None) is None:
+            raise TypeError(
+                f"guide: got {type(family).__name__} without codes, expected one of a model with learnt parts"
+            )
         if not batch.latents:
             raise ValueError("data: got data without their unknowns, expected a Simulator for the forward KL")
         drawn = {name: value.squeeze(0) for name, value in family.codes.sample(batch.data, 1).items()}

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import biject_to
+from torch.distributions.transforms import IndependentTransform
 
 from ..guides.require import named
 from ..guides.sites import Data, outer_plates, prototype, simulate, unregistered
@@ -36,8 +38,8 @@ class Latents(UnconstrainedSites):
 
     @property
     def elementwise(self) -> bool:
-        """Whether every transform keeps the shape, so that coordinate k of x belongs to scalar k of z."""
-        return all(block.shape == block.unconstrained for block in self.blocks)
+        """Whether every transform acts on each scalar alone, so that coordinate k of x belongs to scalar k of z."""
+        return all(map(_scalar_by_scalar, self.supports.values()))
 
     def plain(self, values: Mapping[str, Tensor], leading: int) -> dict[str, Tensor]:
         """Give every site its own shape behind the first ``leading`` dimensions (plate padding removed)."""
@@ -88,6 +90,13 @@ class Latents(UnconstrainedSites):
         """Return ``count`` prior draws of x, shape (count, d); observed data are not looked at."""
         given = unobserved(model, data)
         return self.pack(self.plain(simulate(model, count, given, seed, self.nesting), 1))
+
+
+def _scalar_by_scalar(support: Any) -> bool:
+    transform = biject_to(support)
+    while isinstance(transform, IndependentTransform):
+        transform = transform.base_transform
+    return transform.domain.event_dim == transform.codomain.event_dim == 0
 
 
 def unobserved(model: Callable[..., Any], data: Data) -> dict[str, Any]:

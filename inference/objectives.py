@@ -16,7 +16,7 @@ from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, real, shown, whole
 from ..guides.sites import Data, plain, plated
-from .densities import paired_traces, site_log_probs, total
+from .densities import conditioned, paired_traces, site_log_probs, total
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ class Reweighted:
                 for name, site in nodes(model_trace).items()
                 if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
             }
-        log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting))
+        log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting), len(outer))
         return -(weights * log_q).sum(0).mean()
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """A weighted sum of objectives, e.g. ((1 - a) ELBO + a forward KL) as in the UQ-VAE.
+    """A weighted sum of objectives, e.g. a ELBO + (1 - a) forward KL: a times that of the UQ-VAE (``AlphaJS``).
 
     Source: Goh, Sheriffdeen, Wittmer, Bui-Thanh, arXiv:1912.04212.
 
@@ -180,8 +180,11 @@ def log_densities(
     return total(site_log_probs(model_trace, batch.nesting)), total(site_log_probs(guide_trace, batch.nesting))
 
 
-def guide_log_prob(guide: Callable[..., Any], batch: Batch) -> Tensor:
+def guide_log_prob(guide: Callable[..., Any], batch: Batch, outer: int = 1) -> Tensor:
     """Return log q(z | y) of given unknowns: by the guide's own ``log_prob``, else by conditioning its sites.
+
+    Args:
+        outer: leading dimensions of the unknowns.
 
     Raises:
         ValueError: the guide draws auxiliary sites (as Pyro's autoguides do), so given unknowns cannot be scored.
@@ -190,8 +193,8 @@ def guide_log_prob(guide: Callable[..., Any], batch: Batch) -> Tensor:
     if own is not None:
         known = {} if batch.refined is None else {"refined": batch.refined}
         return own(batch.latents, batch.data, **known)
-    conditioned = poutine.condition(plated(guide, batch.nesting, None, batch.datasets), data=dict(batch.latents))
-    trace = poutine.trace(conditioned).get_trace(**batch.data)
+    inside = plated(guide, batch.nesting, None, batch.datasets)
+    trace = poutine.trace(conditioned(inside, batch.latents, batch.nesting, outer)).get_trace(**batch.data)
     for name, site in nodes(trace).items():
         if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site):
             raise ValueError(

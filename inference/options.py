@@ -48,7 +48,8 @@ class FitOptions:
         checkpoint: file of the checkpoint, or ``None``.
         checkpoint_every: steps between checkpoints.
         resume: go on from ``checkpoint`` where that file exists.
-        held_out: data for early stopping; the best state on it is what the fit returns.
+        held_out: data for early stopping; the best state on it is what the fit returns. All rows of ``DataSets`` are taken at
+            once, whatever their ``batch_size``. Steps after the last multiple of ``evaluate_every`` are never judged.
         evaluate_every: steps between evaluations on ``held_out``.
         patience: evaluations without improvement before the fit stops; ``None`` never stops early.
         max_skipped: consecutive steps with a non-finite loss that are skipped before the fit gives up.

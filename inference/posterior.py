@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
+from ..guides.arguments import MASK
 from ..guides.nodes import nodes
 from ..guides.require import function, named, seed_number, shown, whole
 from ..guides.sites import Data, observed_sites, outer_plates, prototype, seeded, simulate, traced, unregistered
@@ -123,7 +124,7 @@ def posterior(
     groups = {
         group: {name: _chain([part[group][name] for part in parts]) for name in parts[0][group]} for group in parts[0]
     }
-    groups["observed_data"] = {name: _numpy(site["value"]) for name, site in observed.items()}
+    groups["observed_data"] = {name: _numpy(_given(name, site, data)) for name, site in observed.items()}
     if prior:
         groups["prior"] = {name: _chain([value]) for name, value in latents.plain(before, 1).items()}
         groups["prior_predictive"] = {
@@ -132,6 +133,16 @@ def posterior(
             if name in before
         }
     return tree(groups, coords=coords, dims=dims, units=units, attrs={"seed": seed, "draws": draws})
+
+
+def _given(name: str, site: dict[str, Any], data: Data) -> Tensor:
+    """Return the data of a site as they were given, NaN where the mask hides them; ``observe`` keeps other numbers there."""
+    value, mask = data.get(name), data.get(MASK)
+    if not isinstance(value, Tensor) or value.shape != site["value"].shape:
+        return site["value"]
+    if not isinstance(mask, Tensor) or not value.is_floating_point():
+        return value
+    return torch.where(mask, value, torch.nan)
 
 
 def tree(

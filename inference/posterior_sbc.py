@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -133,7 +134,7 @@ def posterior_sbc(
         max_skipped=20,
         progress=progress,
     )
-    return calibrate(
+    found = calibrate(
         augmented,
         refit,
         pairs={**truths, **replicated},
@@ -144,6 +145,8 @@ def posterior_sbc(
         seed=seed + 3,
         progress=False,
     )
+    # its prior is the posterior of the observed data, whose density is known up to a factor only
+    return replace(found, information=None)
 
 
 def _start(flat: Tensor, weights: Tensor) -> Whitening:

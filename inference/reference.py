@@ -45,13 +45,13 @@ class Reference:
 
     @property
     def r_hat(self) -> float:
-        """Worst R-hat over all scalars."""
-        return max(float(np.max(value)) for value in self.summary["r_hat"].values())
+        """Worst R-hat over all scalars; NaN where one is NaN."""
+        return float(np.max([np.max(value) for value in self.summary["r_hat"].values()]))
 
     @property
     def ess(self) -> float:
-        """Smallest effective sample size, bulk or tail, over all scalars."""
-        return min(float(np.min(v)) for key in ("ess_bulk", "ess_tail") for v in self.summary[key].values())
+        """Smallest effective sample size, bulk or tail, over all scalars; NaN where one is NaN."""
+        return float(np.min([np.min(v) for key in ("ess_bulk", "ess_tail") for v in self.summary[key].values()]))
 
     @property
     def divergences(self) -> int:

@@ -105,7 +105,9 @@ def grid(
     """
     latents = Latents.of(model, data)
     if latents.size > 2 or not latents.elementwise:
-        raise ValueError(f"model: got {latents.size} unknowns, expected one or two scalars for a grid")
+        raise ValueError(
+            f"model: got {latents.size} unknowns, expected one or two scalars (no simplex, no ordered vector) for a grid"
+        )
     whole("points", points, 3)
     whole("chunk", chunk, 1)
     seed_number(seed)

@@ -226,6 +226,19 @@ CLEANSED: dict[str, Any] = {
 
 DATA = Simulated("advection_diffusion")
 
+
+def _counterfactual(truths: Mapping[str, Tensor], factor: float) -> Tensor:
+    from .datasets.advection_diffusion import trajectories
+
+    return trajectories({**truths, "a": factor * truths["a"]})
+
+
+def _continued(truths: Mapping[str, Tensor], frames: int) -> Tensor:
+    from .datasets.advection_diffusion import trajectories
+
+    return trajectories(truths, frames)
+
+
 register(
     Animal(
         name="advection_diffusion",
@@ -247,6 +260,13 @@ register(
             "z_A1": "Normal(0, I)",
         },
         source="Takeishi & Kalousis, NeurIPS 2021, arXiv:2102.13156; data simulated as there",
-        training=Training(splits=DATA.splits, kind="Gauss-Newton", make=TRAINING["make"], guide=TRAINING["guide"]),
+        training=Training(
+            splits=DATA.splits,
+            kind="Gauss-Newton",
+            make=TRAINING["make"],
+            guide=TRAINING["guide"],
+            counterfactuals={"a": _counterfactual},
+            continued=_continued,
+        ),
     )
 )

@@ -160,12 +160,16 @@ TRAINING: dict[str, Any] = {
 DATA = Simulated("pendulum")
 
 
-def _counterfactual(truths: Mapping[str, Tensor], site: str, factor: float) -> Tensor:
+def _counterfactual(truths: Mapping[str, Tensor], factor: float) -> Tensor:
     from .datasets.pendulum import counterfactual
 
-    if site != "omega":
-        raise ValueError(f"site: got '{site}', expected 'omega'")
-    return counterfactual(truths, factor).float()
+    return counterfactual(truths, factor)
+
+
+def _continued(truths: Mapping[str, Tensor], frames: int) -> Tensor:
+    from .datasets.pendulum import frame_times, trajectories
+
+    return trajectories(truths, frame_times(frames))[..., :1]
 
 
 register(
@@ -197,7 +201,8 @@ register(
             splits=DATA.splits,
             objective=TRAINING["objective"],
             finish=TRAINING["finish"],
-            counterfactual=_counterfactual,
+            counterfactuals={"omega": _counterfactual},
+            continued=_continued,
         ),
     )
 )

@@ -106,7 +106,8 @@ class Training:
         start, finish: a stage of the guide alone before the fit and one after it, each {"steps":, "learning_rate":,
             "batch_size":}: the forward KL on simulations. The first is of the physics, so that the learnt parts meet data
             from which the physics is inferred already; the last is of the trained model, whose posterior the guide becomes.
-        counterfactual: (truths, site, factor) -> noise-free data had that unknown been multiplied, where that is known.
+        counterfactuals: site -> ((truths, factor) -> noise-free data had that unknown been multiplied), where that is known.
+        continued: (truths, frames) -> noise-free data (N, frames, channels) from the first frame on, where that is known.
         periodic: site -> period, for unknowns whose error is taken on a circle.
     """
 
@@ -117,7 +118,8 @@ class Training:
     objective: Mapping[str, Any] | None = None
     start: Mapping[str, Any] | None = None
     finish: Mapping[str, Any] | None = None
-    counterfactual: Callable[[Mapping[str, Any], str, float], Any] | None = None
+    counterfactuals: Mapping[str, Callable[[Mapping[str, Any], float], Any]] = field(default_factory=dict)
+    continued: Callable[[Mapping[str, Any], int], Any] | None = None
     periodic: Mapping[str, float] = field(default_factory=dict)
 
 

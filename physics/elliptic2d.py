@@ -111,7 +111,7 @@ class Elliptic2D(Problem):
         flat = log_a.to("cpu", torch.float64).expand(*shape, -1).reshape(-1, self.blocks**2)
         loads = right.to("cpu", torch.float64).expand(*shape, -1).reshape(-1, self.inner**2)
         keep = torch.is_grad_enabled() and (flat.requires_grad or loads.requires_grad)
-        factors = _Factors(self.block, keep)
+        factors = _Factors(self.block.cpu(), keep)
         u: Any = _Solve.apply(factors, self.corners.cpu(), flat, loads)
         if factors.failed:
             if self.on_failure == "raise":
@@ -216,7 +216,7 @@ class _Factors:
         if self._coefficients is None:
             outside = ~(np.abs(log_a) <= LARGEST_LOG).all(-1)
             self.failed.update(np.flatnonzero(outside).tolist())
-            self._coefficients = np.exp(np.where(outside[:, None], 0.0, log_a))[:, self.block.cpu().numpy()]
+            self._coefficients = np.exp(np.where(outside[:, None], 0.0, log_a))[:, self.block.numpy()]
             self.samples = len(log_a)
         sides = right.reshape(-1, self.samples, right.shape[-1])
         out = np.empty(sides.shape)

@@ -1,7 +1,7 @@
 """The finite-element operations as torch functions: a loop over samples around one assembled system.
 
-Each function takes (problem, shape, ...tensors); tensors are float64 on the CPU with one leading sample
-dimension.
+``Solve`` takes (system, shape, reject, target, *values), ``Residual`` and ``LogDeterminant`` take (system, u, *values);
+tensors are float64 on the CPU with one leading sample dimension.
 """
 
 from __future__ import annotations

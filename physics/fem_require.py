@@ -18,7 +18,7 @@ def require_dolfinx() -> Any:
         import dolfinx
     except ImportError as error:
         raise ImportError(
-            "finite elements need dolfinx 0.11: install physzoo[fem] on Linux x86-64, "
-            "or the conda-forge package fenics-dolfinx elsewhere"
+            "finite elements need dolfinx 0.11: install physzoo[fem] on Linux x86-64 (in the repository: "
+            "pip install -e '.[fem]'), or the conda-forge package fenics-dolfinx elsewhere"
         ) from error
     return dolfinx

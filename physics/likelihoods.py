@@ -108,7 +108,7 @@ def virtual_observables(
     corrected: bool = True,
     event_dim: int | None = None,
 ) -> Tensor:
-    """Observe the residual as zero: 0 ~ N(r(u, z), scale^2), no solver in the loop.
+    """Observe the residual as zero: 0 ~ N(r(u, z), scale^2); nothing is solved here, but a guide of u may solve.
 
     Integrating u out of N(0; r(u, z), scale^2) p(y | u) as scale -> 0 leaves p(y | z) / |det dr/du|, not p(y
     | z): the virtual observable rewards parameters to which the residual is insensitive (a small stiffness),
@@ -116,8 +116,9 @@ def virtual_observables(
 
         f"{name}_logdet" = log|det dr/du|,
 
-    after which the marginal posterior of z is the forward model's up to O(scale^2). Use ``corrected=False``
-    only to show the difference, or where z is not inferred: there the factor is a constant.
+    after which the marginal posterior of z is the forward model's up to O(scale^2), where the prior of u is flat near
+    the solutions u = F(z); any other leaves a factor p_u(F(z)). Use ``corrected=False`` only to show the difference, or
+    where z is not inferred and r is affine in u: there the factor is a constant.
 
     Args:
         name: the site of the residual.

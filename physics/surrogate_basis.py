@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -194,11 +194,6 @@ def jacobian(problem: Problem, z: Unknowns, u: Tensor) -> Tensor:
     """Return dr/du at one state, shape (n, n), by one backward pass for each entry of the residual."""
     found = torch.autograd.functional.jacobian(lambda v: problem.residual(v.reshape(u.shape), z).flatten(), u.flatten())
     return found.detach()  # type: ignore[union-attr]
-
-
-def middle(z: Unknowns) -> Unknowns:
-    """Return the mean of a batch of unknowns, shape (N, ...) -> (...)."""
-    return {name: value.mean(0) for name, value in z.items()} if isinstance(z, Mapping) else z.mean(0)
 
 
 def _linearised(problem: Problem, z: Unknowns, like: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

@@ -4,9 +4,10 @@
     problem.observe(u) -> y
     problem.residual(u, z) -> r  the notation that every animal shares
 
-Everything public can be taken from here; each name is imported when it is first used, so that ``import
-physzoo`` costs nothing and changes nothing. The rooms are ``physzoo.models``, ``physzoo.physics``,
-``physzoo.guides`` and ``physzoo.inference``.
+What most people need can be taken from here; each name is imported when it is first used, so that ``import
+physzoo`` costs nothing and changes nothing. The rest is in its module, in one of the rooms ``physzoo.models``,
+``physzoo.physics``, ``physzoo.guides`` and ``physzoo.inference``: ``physzoo.inference.grey_box.GreyBoxELBO``,
+``physzoo.inference.reference_grid.grid``, ...
 """
 
 from __future__ import annotations

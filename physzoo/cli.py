@@ -36,7 +36,7 @@ Guide = Annotated[
     ),
 ]
 Steps = Annotated[int | None, typer.Option(help="Optimiser steps; the recipe's by default.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything.")]
+Seed = Annotated[int, typer.Option(help="Seed of initial weights, fit and checks; the data stay the same.")]
 Device = Annotated[str | None, typer.Option(help="Where the fit runs: cpu, cuda, ...")]
 Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the steps and few draws; not to be judged by.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in the folder.")]
@@ -187,7 +187,10 @@ def check(
     target: Annotated[str, typer.Argument(metavar="DIR|NAME", help="A fitted folder, or an animal.")],
     quick: Quick = False,
 ) -> int:
-    """Is it right? DIR: calibration of a fitted guide. NAME: the contract that every animal keeps."""
+    """Is it right? DIR: calibration. NAME: the contract that every animal keeps.
+
+    The calibration is that of an amortised guide itself; for one data set, that of refits of its family near the data.
+    """
     from .models.registry import names
 
     if not Path(target).is_dir() and target in names():

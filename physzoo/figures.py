@@ -24,17 +24,14 @@ FEW = 12  # fewer places than this are drawn as intervals, not as a band
 MOST = 16  # parameters in one figure
 
 
-def draw_predictive(
-    path: Path, meaning: Quantity, observed: Array, replicated: Array, seen: NDArray[np.bool] | None = None
-) -> None:
+def draw_predictive(path: Path, meaning: Quantity, observed: Array, replicated: Array) -> None:
     """Draw replicated data over the observed data: median, 50 % and 90 % intervals.
 
     Args:
         path: the PNG.
         meaning: label, unit and dimensions of the observed site.
-        observed: data, shape (n,) or (n, components); other shapes are flattened.
+        observed: data, shape (n,) or (n, components), NaN where nothing was seen; other shapes are flattened.
         replicated: posterior predictive draws, (S, *shape of the data).
-        seen: True where observed; others are left out of the points.
     """
     if observed.ndim != 2 or observed.shape[1] > 6:
         dims = meaning.dims if observed.ndim == 1 else ()
@@ -45,17 +42,11 @@ def draw_predictive(
         last = meaning.coords.get(dims[-1], ()) if len(dims) == 2 else ()
         names = [str(last[k]) if k < len(last) else str(k + 1) for k in range(observed.shape[1])]
     places, label, numeric = _places(dims, meaning, len(observed))
-    mask: NDArray[np.bool] = (
-        np.ones(observed.shape, bool)
-        if seen is None
-        else np.broadcast_to(seen.reshape(len(observed), -1), observed.shape)
-    )
     figure, axes = _figure(len(names), 1, 7.2, 2.7)
     for k, name in enumerate(names):
         axis = axes[k, 0]
         _intervals(axis, places, replicated[:, :, k], band=numeric and len(places) >= FEW)
-        shown = mask[:, k]
-        axis.plot(places[shown], observed[shown, k], "o", ms=4, color=DATA, label="observed", zorder=3)
+        axis.plot(places, observed[:, k], "o", ms=4, color=DATA, label="observed", zorder=3)
         quantity = f"{name}: {meaning.label}" if name and len(names) > 1 else meaning.label
         axis.set(ylabel=with_unit(quantity, meaning.unit))
         if not numeric:
@@ -74,6 +65,12 @@ def _places(dims: Sequence[str], meaning: Quantity, count: int) -> tuple[NDArray
     if len(coords) == count and all(isinstance(value, int | float) for value in coords):
         return np.asarray(coords), with_unit(name, meaning.units.get(name, "1")), True
     return np.arange(1, count + 1), name, count >= FEW
+
+
+def clock_of(meaning: Quantity) -> str:
+    """Return the label of the axis along which a sequence of this quantity runs."""
+    name = meaning.dims[0] if meaning.dims else "entry"
+    return with_unit(name, meaning.units.get(name, "1"))
 
 
 def _intervals(axis: Any, places: NDArray[Any], draws: Array, band: bool) -> None:

@@ -5,13 +5,13 @@ Draws are posterior draws of decoder outputs; medians and 50 % and 90 % interval
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .figures import DATA, POSTERIOR, REFERENCE, Array, _figure, _intervals, _legend_above, _save
+from .figures import DATA, POSTERIOR, REFERENCE, Array, _figure, _intervals, _legend_above, _places, _save
 from .labels import with_unit
 
 if TYPE_CHECKING:
@@ -25,36 +25,36 @@ TITLES = {
 }
 
 
-def draw_outputs(
-    path: Path, meaning: Quantity, times: Array, observed: Array, outputs: Mapping[str, Array], clock: str = "time [s]"
-) -> None:
-    """Draw one sequence against each output of the decoder, a row for each channel.
+CHANNELS = 4  # of a sequence, at most
+
+
+def draw_outputs(path: Path, meaning: Quantity, observed: Array, outputs: Mapping[str, Array]) -> None:
+    """Draw one sequence against each output of the decoder, a row for each channel, for four of them if there are more.
 
     Args:
         path: the PNG.
-        meaning: label, unit and channel names of x.
-        times: (T,).
+        meaning: label, unit, dimensions and coordinates of x.
         observed: (T, channels); NaN where nothing was seen.
         outputs: name of the output, as in ``Decoded`` -> draws (S, T, channels).
-        clock: label of the time axis, with its unit.
 
     Raises:
         ValueError: draws that do not fit the data.
     """
     _check(observed, outputs)
     names = _channels(meaning, observed.shape[1])
-    figure, axes = _figure(observed.shape[1], len(outputs), 3.1, 2.3)
+    shown = np.unique(np.linspace(0, len(names) - 1, min(len(names), CHANNELS)).round().astype(int))
+    places, clock, _ = _places(meaning.dims, meaning, len(observed))
+    figure, axes = _figure(len(shown), len(outputs), 3.1, 2.3)
     for column, (name, draws) in enumerate(outputs.items()):
         error = np.nanmean(np.abs(draws.mean(0) - observed))
         axes[0, column].set_title(f"{TITLES.get(name, name)}\nMAE {with_units(error, meaning.unit)}", fontsize=9)
         axes[-1, column].set_xlabel(clock)
-        for row, channel in enumerate(names):
-            axis = axes[row, column]
-            axis.sharey(axes[row, 0])
-            _band(axis, times, draws[:, :, row])
-            axis.plot(times, observed[:, row], ".", ms=3, color=DATA, label="observed", zorder=3)
+        for axis, row in zip(axes[:, column], shown, strict=True):
+            axis.sharey(axes[list(shown).index(row), 0])
+            _band(axis, places, draws[:, :, row])
+            axis.plot(places, observed[:, row], ".", ms=3, color=DATA, label="observed", zorder=3)
             if column == 0:
-                axis.set_ylabel(with_unit(channel, meaning.unit))
+                axis.set_ylabel(with_unit(names[row], meaning.unit), fontsize=8)
     _legend_above(figure, axes[0, 0])
     _save(figure, path)
 
@@ -90,7 +90,7 @@ def draw_extrapolation(
     draws: Array,
     seen: float,
     errors: Mapping[tuple[int, int], float],
-    clock: str = "time [s]",
+    clock: str,
 ) -> None:
     """Draw a prediction beyond the data over the truth, and the error in windows of time.
 
@@ -124,11 +124,10 @@ def draw_counterfactuals(
     times: Array,
     truth: Mapping[float, Array],
     draws: Mapping[float, Array],
-    errors: Mapping[float, Sequence[float]],
-    published: Mapping[float, float] | None = None,
-    clock: str = "time [s]",
+    errors: Mapping[float, float],
+    clock: str,
 ) -> None:
-    """Draw what would have been with one unknown multiplied, for one sequence, and the error of all over the factor.
+    """Draw what would have been with one unknown multiplied, for one sequence, and the error of many over the factor.
 
     Args:
         path: the PNG.
@@ -136,8 +135,7 @@ def draw_counterfactuals(
         site: what is multiplied.
         times: (T,).
         truth, draws: factor -> (T,), (S, T): one channel of one sequence; at most four factors.
-        errors: factor -> MAE, one for each seed.
-        published: factor -> published MAE.
+        errors: factor -> MAE over test sequences.
         clock: label of the time axis, with its unit.
 
     Raises:
@@ -154,21 +152,8 @@ def draw_counterfactuals(
     axes[0, 0].set_ylabel(with_unit(meaning.label, meaning.unit))
     last = axes[0, -1]
     factors = sorted(errors)
-    seeds = np.array([errors[factor] for factor in factors])
-    last.plot(factors, seeds, ".", color=POSTERIOR, ms=4)
-    last.plot(factors, seeds.mean(1), color=POSTERIOR, lw=1.2, label="this model")
-    if published:
-        last.plot(
-            sorted(published),
-            [published[f] for f in sorted(published)],
-            "s--",
-            ms=3,
-            lw=1,
-            color=REFERENCE,
-            label="published",
-        )
-    last.set(yscale="log", xlabel=f"factor on {site}", ylabel=with_unit("MAE", meaning.unit))
-    last.legend(fontsize=8, frameon=False)
+    last.plot(factors, [errors[factor] for factor in factors], "o-", color=POSTERIOR, ms=4, lw=1.2)
+    last.set(yscale="log", xlabel=f"factor on {site}", ylabel=with_unit("MAE over test sequences", meaning.unit))
     _legend_above(figure, axes[0, 0])
     _save(figure, path)
 

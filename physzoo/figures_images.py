@@ -31,7 +31,7 @@ def draw_image(path: Path, meaning: Quantity, observed: Array, replicated: Array
     figure, axes = _figure(len(observed), 4, 2.3, 2.0)
     for k in range(len(observed)):
         shown = (observed[k], middle[k], 0.5 * (high - low)[k], left[k])
-        top = float(np.quantile(observed[k], 0.999))
+        top = float(np.nanquantile(observed[k], 0.999))
         limits: tuple[dict[str, Any], ...] = (
             {"vmin": 0, "vmax": top},
             {"vmin": 0, "vmax": top},

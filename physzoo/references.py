@@ -89,12 +89,12 @@ def confirm(task: Task, budget: Budget, whitening: Whitening) -> Reference:
 
 
 def disagreement(first: Reference, second: Reference) -> float:
-    """Return the largest difference of two references' means, in standard errors of the difference."""
+    """Return the largest difference of two references' means, in standard errors of the difference; NaN where one is NaN."""
     worst = 0.0
     for site, mean in first.summary["mean"].items():
         error = np.hypot(first.summary["mcse_mean"][site], second.summary["mcse_mean"][site])
-        worst = max(worst, float(np.max(np.abs(mean - second.summary["mean"][site]) / error)))
-    return worst
+        worst = np.maximum(worst, np.max(np.abs(mean - second.summary["mean"][site]) / error))
+    return float(worst)
 
 
 def exact_reference(task: Task, budget: Budget) -> Reference:

@@ -20,6 +20,7 @@ from .inference.importance import USABLE, k_hat
 from .inference.reference import Reference
 from .labels import Scalar, quantity, scalars
 from .references import disagreement
+from .report_grey_box import draw_grey_box
 from .run import Result
 from .task import settings_of
 
@@ -259,13 +260,16 @@ def draw_figures(result: Result, folder: Folder, record: Mapping[str, Any]) -> l
     predictive = group(tree, "posterior_predictive")
     for site, observed in group(tree, "observed_data").items():
         replicated = predictive[site]
-        mask = task.data.get("mask")
         path, meaning = folder.file(f"predictive_{site}.png"), quantity(task.animal, site)
         replicated = replicated.reshape(-1, *replicated.shape[2:])
+        solved = np.isfinite(replicated).reshape(len(replicated), -1).all(1)  # NaN where a draw has no solution
+        if not solved.any():
+            continue
+        replicated = replicated[solved]
         if meaning.dims[-2:] == ("row", "column"):
             draw_image(path, meaning, observed, replicated)
         else:
-            draw_predictive(path, meaning, observed, replicated, None if mask is None else mask.numpy())
+            draw_predictive(path, meaning, observed, replicated)
         names.append(f"predictive_{site}.png")
     draw_marginals(folder.file("marginals.png"), parameters, drawn, reference, prior, published_means(result))
     names.append("marginals.png")
@@ -274,9 +278,10 @@ def draw_figures(result: Result, folder: Folder, record: Mapping[str, Any]) -> l
         names.append("pairs.png")
     stats = group(tree, "sample_stats")
     weights = stats["log_p"][0] - stats["log_q"][0]
-    words = {"elbo": "negative ELBO", "forward_kl": "-log q(z | y)", "mixture": "mixed objective"}
-    draw_fit(folder.file("fit.png"), result.fit.losses, weights, record["k_hat"], words[record["objective"]])
+    words = {"elbo": "negative ELBO", "forward_kl": "-log q(z | y)"}.get(record["objective"], "objective")
+    draw_fit(folder.file("fit.png"), result.fit.losses, weights, record["k_hat"], words)
     names.append("fit.png")
+    names += draw_grey_box(result, folder)
     if result.calibration is not None:
         result.calibration.plot(folder.file(CALIBRATION_FIGURE))
         names.append(CALIBRATION_FIGURE)

@@ -38,6 +38,11 @@ CAPTIONS = {
     "90 % of the reference's draws.",
     "fit": "Left: the loss over the steps. Right: log importance weights of the guide's draws; the narrower, "
     "the closer the guide is to the posterior, and k-hat below 0.7 means that the weights could correct it.",
+    "outputs": "The data beside posterior draws of the four outputs: everything, without the correction, without the "
+    "learnt dynamics, the physics alone. What the physics does not explain, the learnt parts have to.",
+    "beyond": "A test sequence, inferred from its first third and predicted further, and the error of many over time.",
+    "counterfactual": "A test sequence with one unknown of the physics multiplied, all else as inferred, over what would "
+    "really have been, and the error of many over the factor.",
     "calibration": "Calibration on simulated data: ranks of the truth among posterior draws (inside the grey "
     "band if uniform), expected coverage (on the diagonal if right), importance weights, contraction.",
 }
@@ -67,7 +72,7 @@ def page(record: Mapping[str, Any], animal: Animal, figures: Mapping[str, Path])
             "<h2>Unknowns</h2>",
             _parameters(record["parameters"]),
             *_corrected(record["corrected"], record["k_hat"]),
-            *(_figure(name, figures[name], CAPTIONS[Path(name).stem]) for name in rest),
+            *(_figure(name, figures[name], CAPTIONS[Path(name).stem.split("_")[0]]) for name in rest),
             *(_calibration(record, figures) if CALIBRATION_FIGURE in figures else []),
             *_evaluation(record["evaluation"]),
             "<h2>Story</h2>",

@@ -248,7 +248,8 @@ def compare_with(
 
 def _bounded_below(support: Any) -> bool:
     inner = getattr(support, "base_constraint", support)
-    return float(getattr(inner, "lower_bound", -1.0)) == 0.0 and not hasattr(inner, "upper_bound")
+    lower = torch.as_tensor(getattr(inner, "lower_bound", -1.0))
+    return bool((lower == 0).all()) and not hasattr(inner, "upper_bound")
 
 
 def check_calibration(task: Task, budget: Budget) -> Calibration:

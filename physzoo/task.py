@@ -18,6 +18,7 @@ from .guides.sites import observed_sites, prototype, seeded
 from .guides.unconstrained import Whitening
 from .inference.checkpoint import CheckpointError, load
 from .inference.latents import Latents
+from .inference.options import check_device
 from .labels import layout
 from .models.datasets.splits import Splits
 from .models.registry import OWN, Animal, Recipe, get
@@ -55,20 +56,10 @@ class RunOptions:
         if not 0 <= self.seed < 2**31:
             raise BadInput(f"--seed: got {self.seed}, expected a number from 0 to {2**31 - 1}")
         if self.device is not None:
-            check_device(self.device)
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that torch does not know or that this machine does not have.
-
-    Raises:
-        BadInput: the device cannot be used.
-    """
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0].split(". ", 1)[0]
-        raise BadInput(f"--device: got '{device}', expected 'cpu' or a device of this machine ({reason})") from None
+            try:
+                check_device(self.device)
+            except ValueError as error:
+                raise BadInput(f"--{error}") from None
 
 
 @dataclass(frozen=True)
@@ -178,7 +169,8 @@ def animal_named(name: str) -> Animal:
 
         if find_spec("dolfinx") is None:
             raise BadInput(
-                f"name: got '{name}', which needs dolfinx, expected it installed: pip install 'physzoo[fem]'"
+                f"name: got '{name}', which needs dolfinx, expected it installed: physzoo[fem], in the repository "
+                "by pip install -e '.[fem]'"
             )
     return animal
 

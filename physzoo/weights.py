@@ -42,7 +42,7 @@ def available() -> tuple[str, ...]:
 
 
 def load(name: str, path: str | Path | None = None) -> Trained:
-    """Return a trained model with its guide.
+    """Return a trained animal: one object with ``model``, ``guide`` and ``facts``.
 
     Args:
         name: an animal of the zoo.

@@ -10,7 +10,7 @@ from pyro.infer import SVI, Predictive, Trace_ELBO
 from physzoo.guides import FAMILIES, Table, Whitening, amortize
 from physzoo.guides.encoders import ENCODERS
 from physzoo.guides.flows import Planar
-from physzoo.guides.sites import plain, plated, seeded
+from physzoo.guides.sites import plain, plated, seeded, simulate
 
 N = 6
 
@@ -284,3 +284,31 @@ def test_a_single_number_can_be_encoded():
 
     guide = amortize(single, "mlp", "full", example={"y": torch.tensor(0.3)})
     assert guide.sample({"y": torch.randn(4)}, 5)["z"].shape == (5, 4)
+
+
+def test_a_covariate_is_scored_linearly_around_the_one_value_that_is_known():
+    def driven(y=None, x=None):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        return pyro.sample("y", dist.Normal(z[..., None] * x, 0.1).to_event(1), obs=y)
+
+    x = torch.tensor([2.0, 0.0, -4.0])
+    guide = amortize(driven, "mlp", "full", example={"y": torch.zeros(3), "x": x})
+    for shift in (0.0, 0.5, -1.5):
+        inputs, _ = guide.encoder.inputs({"y": torch.zeros(3), "x": x + shift})
+        for half in inputs.chunk(2):
+            torch.testing.assert_close(half[3:], shift / torch.tensor([2.0, 1.0, 4.0]))
+
+
+@pytest.mark.parametrize("name", ["particles", "datasets"])
+def test_a_plate_of_the_models_own_may_have_any_name(name):
+    def named(y=None):
+        level = pyro.sample("level", dist.Normal(torch.tensor(0.0), 1.0))
+        with pyro.plate(name, N, dim=-1):
+            deviation = pyro.sample("deviation", dist.Normal(torch.tensor(0.0), 0.5))
+            return pyro.sample("y", dist.Normal(level + deviation, 0.2), obs=y)
+
+    expected, found = simulate(grouped, 3, seed=0), simulate(named, 3, seed=0)
+    assert all(torch.equal(found[site], value) for site, value in expected.items())
+    guide = amortize(named, "mlp", "full", example=EXAMPLE)
+    trace = traced(guide, {"y": found["y"]}, 5, 3)
+    assert plain(trace.nodes["deviation"], (5, 3)).shape == (5, 3, N)

@@ -18,8 +18,11 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from physzoo.guides.sites import simulate
 from physzoo.inference.calibrate import calibrate
 from physzoo.inference.calibration import calibrate_draws
+from physzoo.inference.data import Simulator, simulated_once
 from physzoo.inference.data_checks import data_checks
+from physzoo.inference.fit import fit
 from physzoo.inference.importance import k_hat, smoothed
+from physzoo.inference.objectives import ForwardKL
 from physzoo.inference.sbc import ecdf, ecdf_band, effect, holm, pit, uniformity
 
 MODEL = Linear()
@@ -316,6 +319,12 @@ class WithState:
 def test_a_model_with_virtual_observables_is_held_against_its_forward_model():
     with pytest.raises(ValueError, match="'r' is observed even without data"):
         calibrate(Virtual(), WithState(EXACT))
+    for train in (
+        lambda: fit(Virtual(), WithState(EXACT), Simulator(4), ForwardKL(), steps=1, progress=False),
+        lambda: simulated_once(Virtual(), WithState(EXACT), 8),
+    ):
+        with pytest.raises(ValueError, match="'r' is observed even without data"):
+            train()
     for guide, passes in ((EXACT, True), (Exact(MODEL, width=0.8), False), (Exact(MODEL, prior=True), False)):
         found = calibrate(Virtual(), WithState(guide), simulator=MODEL, progress=False)
         assert found.passed is passes

@@ -9,7 +9,7 @@ import pytest
 from conjugate import Exact, Linear
 
 from physzoo.guides.sites import simulate
-from physzoo.inference.compare import c2st, compare
+from physzoo.inference.compare import _thinned, c2st, compare
 from physzoo.inference.posterior import posterior
 
 
@@ -69,6 +69,25 @@ def test_importance_weights_repair_a_wide_proposal():
     assert weighted.draws < 4000
     assert all(abs(ratio - 1) < 0.06 for ratio in weighted.sd_ratio.values())
     assert min(bare.sd_ratio.values()) > 1.1
+
+
+def test_weights_of_more_draws_than_the_limit_are_not_thrown_away():
+    """Draws worth a tenth of their number are thinned to as many as they are worth, by weight."""
+    wide, exact = normal(1, count=20000, width=2.0, size=2)["z"], normal(2, count=4000, size=2)["z"]
+    log_w = -0.5 * (wide**2).sum(1) * (1 - 1 / 4)
+    weights = np.exp(log_w - log_w.max())
+    weights /= weights.sum()
+    chosen, part = _thinned(weights, 2000, np.random.default_rng(0))
+    assert len(set(chosen)) == len(chosen)
+    assert abs(len(chosen) - 2000) <= 1
+    assert part.sum() ** 2 / (part**2).sum() > 0.9 * len(chosen)  # uniformly drawn, they would be worth a third
+    mean = part @ wide[chosen] / part.sum()
+    assert np.abs(mean).max() < 0.1
+    found = compare({"z": wide}, {"z": exact}, weights=weights, limit=2000)
+    assert found.c2st == pytest.approx(0.5, abs=3 * found.c2st_error)
+    few = np.zeros(20000)
+    few[:50] = 1 / 50
+    assert np.isfinite(c2st(wide, exact, few, limit=2000))
 
 
 def test_arviz_posteriors_are_taken_as_they_are():

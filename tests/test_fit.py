@@ -18,7 +18,7 @@ from torch import nn
 
 from physzoo.guides import amortize
 from physzoo.inference.checkpoint import CheckpointError, load, save
-from physzoo.inference.data import DataSets, Simulator
+from physzoo.inference.data import DataSets, Simulator, simulated_once
 from physzoo.inference.fit import CheckpointWarning, FitOptions, fit
 from physzoo.inference.guard import NonFiniteError
 from physzoo.inference.objectives import ELBO, ForwardKL, Mixture, Reweighted
@@ -184,6 +184,17 @@ def test_early_stopping_returns_the_best_state():
         assert ELBO(64)(model, guide, Batches(model, {"y": Y}, 1).at(0)).item() == best
 
 
+def test_held_out_data_sets_are_judged_on_all_rows_whatever_their_batch_size():
+    model, ys = Linear(), torch.linspace(-2, 2, 24, dtype=torch.float64).reshape(8, 3)
+    found = []
+    for size in (None, 2):
+        guide = amortize(model, "mlp", "diagonal", example={"y": Y})
+        held_out = DataSets({"y": ys}, size)
+        found.append(fit(model, guide, Simulator(8), options=QUIET, steps=5, held_out=held_out, evaluate_every=2))
+    assert [step for step, _ in found[0].held_out] == [2, 4]
+    assert found[0].held_out == found[1].held_out
+
+
 class Autoencoder(pyro.nn.PyroModule):
     def __init__(self):
         super().__init__()
@@ -347,6 +358,26 @@ def test_a_number_that_is_not_finite_is_traced_to_its_site_and_sample(fault, dat
     assert all(torch.isfinite(p).all() for p in guide.parameters())
 
 
+def test_the_diagnosis_sees_the_draws_of_the_device_too(monkeypatch):
+    states, put_back = [], []
+
+    def state_of_all():
+        states.append(len(states))
+        return states[-1:]
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", state_of_all)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", put_back.extend)
+    model = Fragile("physics")
+    guide = amortize(model, None, "full", example={"y": torch.ones(3)})
+    with pytest.raises(NonFiniteError, match="model site 'y' has log density nan"):
+        fit(model, guide, {"y": torch.ones(3)}, ELBO(64), QUIET, steps=50)
+    assert len(put_back) == 1
+    assert put_back == states[-1:]
+
+
 class Explosive(Fragile):
     """Breaks down at one data set alone: where its first entry is 7."""
 
@@ -472,6 +503,15 @@ def test_wrong_sources_and_guides_are_named():
 
     with pytest.raises(ValueError, match="site 'z' has no reparameterised draws"):
         fit(model, Stochastic(), {"y": Y}, options=QUIET, steps=1)
+
+
+def test_simulations_that_all_fail_are_named():
+    def broken(y=None):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        return pyro.sample("y", dist.Normal(z * torch.nan, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match="model: got no finite data set in 6 simulations"):
+        simulated_once(broken, None, 6)
 
 
 def test_checkpoint_warning_is_the_only_warning():

@@ -22,7 +22,7 @@ from physzoo.guides.sites import seeded, simulate
 from physzoo.inference.calibrate import calibrate
 from physzoo.inference.data import DataSets
 from physzoo.inference.fit import fit
-from physzoo.inference.grey_box import GreyBoxELBO
+from physzoo.inference.grey_box import DrawnCodesKL, GreyBoxELBO
 from physzoo.inference.objectives import Batch
 from physzoo.models.baselines import BlackBox, NeuralODE, black_box_guide
 from physzoo.models.contract import check_model
@@ -348,6 +348,14 @@ def test_a_weight_of_zero_leaves_its_term_out_and_a_negative_one_is_refused() ->
             GreyBoxELBO(**{name: -1.0})
     with pytest.raises(TypeError, match="cleansed"):
         GreyBoxELBO()(model, guide.physics, batch)
+
+
+def test_codes_that_the_guide_does_not_have_cannot_be_drawn() -> None:
+    model = grey(code=False)
+    guide, x = guided(model)
+    assert guide.codes is None
+    with pytest.raises(TypeError, match="guide: got CleansingGuide without codes"):
+        DrawnCodesKL()(model, guide, Batch({"x": x}, 8, simulate(model, 8, seed=1)))
 
 
 def test_the_terms_are_pure_numbers() -> None:

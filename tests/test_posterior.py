@@ -161,6 +161,19 @@ def test_pointwise_likelihood_adds_up_and_a_mask_hides_its_entries():
     torch.testing.assert_close(entries.log_prob.sum(), site["fn"].log_prob(site["value"]))
 
 
+def test_observed_data_are_those_given_with_gaps_where_they_are_masked():
+    def model(y=None, mask=None):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        observe("y", z[..., None] + torch.zeros(4), 0.5, obs=y, mask=mask)
+
+    def guide(y=None, mask=None):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    data = {"y": torch.tensor([0.3, torch.nan, 7.0, -1.0]), "mask": torch.tensor([True, False, False, True])}
+    tree = posterior(model, guide, data, draws=5)
+    np.testing.assert_array_equal(tree["observed_data/y"].values, np.float32([0.3, np.nan, np.nan, -1.0]))
+
+
 class Bursting(torch.nn.Module):
     """du/dt = rate u^2 from 1 is infinite at t = 1 / rate: faster rates than one half have no solution."""
 

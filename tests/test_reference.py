@@ -14,10 +14,12 @@ from physzoo.inference.reference import Reference, summarise
 from physzoo.inference.reference_grid import grid, total_variation
 from physzoo.inference.reference_nuts import nuts
 from physzoo.inference.reference_pcn import pcn
+from physzoo.references import disagreement
 
 MODEL = Linear(noise=0.1)
 PAIRS = simulate(MODEL, 4, seed=5)
 Y = PAIRS["y"]
+FINE = {"mean": 0.0, "mcse_mean": 0.1, "r_hat": 1.0, "ess_bulk": 1000.0, "ess_tail": 1000.0}
 
 
 def z_scores(reference, mean):
@@ -55,6 +57,19 @@ def test_pcn_that_does_not_adapt_is_exact_too_and_slower(chains):
 def test_a_chain_that_has_not_converged_is_not_trusted():
     short = pcn(MODEL, {"y": Y[0]}, chains=4, draws=50, warmup=8, thin=1, adapt=False, progress=False)
     assert not short.trusted()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_not_a_number_is_no_evidence(order):
+    def statistic(fine, bad):
+        return {name: np.array([fine, value]) for name, value in (("a", fine), ("b", bad), ("c", fine))[::order]}
+
+    good = Reference("nuts", {}, {key: statistic(value, value) for key, value in FINE.items()})
+    broken = Reference("nuts", {}, {key: statistic(value, np.nan) for key, value in FINE.items()})
+    assert good.trusted()
+    assert disagreement(good, good) == 0.0
+    assert not broken.trusted()
+    assert all(np.isnan(value) for value in (broken.r_hat, broken.ess, disagreement(good, broken)))
 
 
 def test_pcn_may_start_at_the_densest_of_many_prior_draws():
@@ -155,6 +170,23 @@ def test_total_variation_is_zero_to_itself_and_known_for_shifted_normals():
     assert total_variation(one, other) == pytest.approx(2 * norm.cdf(distance / 2) - 1, abs=2e-3)
     with pytest.raises(ValueError, match="grids"):
         total_variation(one, grid(two_unknowns, {"y": y}))
+
+
+def test_grid_refuses_unknowns_whose_coordinates_are_not_their_own():
+    import pyro
+    from pyro import distributions as dist
+    from pyro.distributions.transforms import OrderedTransform
+
+    def ordered(y=None):
+        base = dist.Normal(torch.zeros(2).double(), 1.0).to_event(1)
+        z = pyro.sample("z", dist.TransformedDistribution(base, [OrderedTransform()]))
+        pyro.sample("y", dist.Normal(z.sum(-1), 0.3), obs=y)
+
+    data = {"y": torch.tensor(0.5).double()}
+    assert Latents.of(two_unknowns, data).elementwise
+    assert not Latents.of(ordered, data).elementwise
+    with pytest.raises(ValueError, match="model: got 2 unknowns, expected one or two scalars"):
+        grid(ordered, data)
 
 
 def test_grid_takes_a_positive_unknown():

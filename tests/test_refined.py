@@ -4,6 +4,7 @@ import copy
 import io
 import math
 import pickle
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -298,6 +299,17 @@ def test_without_refinement_nothing_changes():
     same = amortize(decay, "mlp", "full", example=EXAMPLE, refine=0)
     assert plain_guide.state_dict().keys() == same.state_dict().keys()
     assert plain_guide.refinement is None
+
+
+def test_an_argument_that_is_no_tensor_reaches_the_model_wherever_it_is_run():
+    def either(y=None, late=False):
+        z = pyro.sample("z", dist.Normal(TIMES.new_zeros(1), 1.0).to_event(1))
+        return pyro.sample("y", dist.Normal((10.0 if late else 1.0) * z * TIMES, 0.1).to_event(1), obs=y)
+
+    bound = amortize(partial(either, late=True), "mlp", "full", example=EXAMPLE, refine=1)
+    passed = amortize(either, "mlp", "full", example={**EXAMPLE, "late": True}, refine=1)
+    for name, value in bound.state_dict().items():
+        assert torch.equal(passed.state_dict()[name], value), name
 
 
 def test_building_a_refined_guide_leaves_the_random_numbers_alone():

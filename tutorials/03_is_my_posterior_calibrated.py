@@ -159,8 +159,9 @@ show(check)
 # see what no single parameter shows, such as a wrong correlation.
 #
 # The p-value of each line is the chance that a perfect guide deviates as much. There are several
-# lines, so the p-values are adjusted (Holm): `passed` means that none of the adjusted ones is below 0.01. A
-# perfect guide fails about one time in a hundred.
+# lines, so the p-values are adjusted (Holm): `passed` means that none of the adjusted ones is below 0.01, and that the
+# check is not `inconclusive` (draws as wide as the prior, and nothing shows that the data carry no information). A
+# perfect guide is rejected about one time in a hundred.
 
 # %%
 for name, value in check.adjusted.items():
@@ -192,8 +193,9 @@ for level, share in check.coverage.items():
 # ### Importance weights (lower left)
 #
 # $\hat k$ is the one number here that exists for each data set by itself: does this $q(z \mid y)$ reach
-# into the tails of this $p(z \mid y)$? Below 0.5 good, below 0.7 importance weights will repair what is
-# wrong, above 0.7 they will not. *What it cannot say:* anything about places where $q$ has no draws.
+# into the tails of this $p(z \mid y)$? Below 0.5 good; below 0.7 importance weights mend most of what is off, but no
+# mode that is missed and no sds that are far too small; above 0.7 they cannot be trusted. *What it cannot say:* anything
+# about places where $q$ has no draws.
 #
 # ### Contraction (lower right)
 #
@@ -311,15 +313,16 @@ assert [found.passed for found in verdicts.values()] == [True, False, False, Fal
 #   gives the calibrated answer to the wrong question: check the posterior predictive against the real data.
 # - **Your data set.** Calibration is an average over the prior. Where your data lie in a corner that the
 #   prior rarely visits, look at $\hat k$ for your data (below 0.7, `physzoo.importance_resample` corrects
-#   most of what is off, but no mode that is missed), or at a reference (NUTS, pCN or a grid in
-#   `physzoo.inference`; `smc` where there may be several modes, of which chains see one).
+#   most of what is off, but no mode that is missed), or at a reference (`physzoo.hmc`, `nuts`, `pcn`, `grid` in
+#   `physzoo.inference.reference_grid`; `physzoo.smc` where there may be several modes, of which chains see one).
 # - **Errors that cancel**: too wide for half of the data sets and too narrow for the other half. The
 #   data-dependent quantities see some of them, not all.
 #
 # ## Read next
 #
 # - `02_your_own_model.py`: build the guide that you now know how to check.
-# - `physzoo check` runs this on any animal of the zoo.
+# - `physzoo check DIR` runs this on the guide of a run, if it is amortised; for one data set it checks refits of the
+#   guide's family near the data (`physzoo.posterior_sbc`).
 # - Talts et al., arXiv:1804.06788 (ranks); Modrák et al., arXiv:2211.02383 (why the log-likelihood);
 #   Hermans et al., arXiv:2110.06581 (coverage); Lemos et al., arXiv:2302.03026 (TARP);
 #   Säilynoja et al., arXiv:2103.10522 (bands).

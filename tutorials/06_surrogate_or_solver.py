@@ -132,7 +132,7 @@ assert shift(replaced) > 0.5
 # $$y = H u_\mathrm{net}(z) + e + \text{noise}, \qquad e \sim \mathcal{N}(m_e, C_e)
 # \quad\Rightarrow\quad y \sim \mathcal{N}(H u_\mathrm{net}(z) + m_e,\; s_y^2 I + C_e).$$
 #
-# In a model of your own it is `observe(..., error=error)`; the models of the zoo have an attribute for it.
+# In a model of your own it is `observe(..., error=error)`; `poisson1d` and `darcy2d` have an attribute for it.
 
 # %%
 error = physzoo.error_covariance(surrogate, held_out)
@@ -220,9 +220,11 @@ saved = milliseconds(solver) - milliseconds(energy)
 print("it never pays" if saved <= 0 else f"it pays after {1e3 * training / saved:,.0f} thousand states")
 
 # %% [markdown]
-# In one dimension the solver is a cumulative sum, and no network beats it. The surrogate starts to pay where a solve
-# costs much more than a few matrix products: in two and three dimensions, with many time steps, or where there is no
-# gradient. `benchmarks/break_even.py` counts it for finite elements.
+# In one dimension the solver is a cumulative sum, and no network beats it. A surrogate can pay only where a solve costs
+# much more than a few matrix products. `benchmarks/break_even.py` counts whole posteriors, for `poisson1d` and for finite
+# elements on 16 x 16 cells: a surrogate for the solver never pays. In 2D it is accurate enough only with importance weights,
+# and with them slower than the solver. An amortised guide with importance weights pays, from 13 and 28 posteriors on.
+# Finer meshes, three dimensions and many time steps were not counted.
 #
 # ## To remember
 #

@@ -20,8 +20,9 @@
 # $$\text{forward:}\quad p(z)\,\mathcal{N}\!\left(y;\, H F(z),\, s_y^2\right) \qquad\qquad
 # \text{residual:}\quad p(z)\,p(u)\,\mathcal{N}\!\left(0;\, r(u, z),\, s_r^2\right)\,\mathcal{N}\!\left(y;\, H u,\, s_y^2\right)$$
 #
-# The second needs no solver, which makes it tempting. One would think that both say the same once $s_r$ is small. They
-# do not: this tutorial shows why, and the one factor that mends it.
+# The second needs no solver, which makes it tempting. One would think that both say the same once $s_r$ is small and
+# $p(u)$ is flat where solutions lie (of any other, a factor $p_u(F(z))$ stays). They do not: this tutorial shows why, and
+# the one factor that mends it.
 #
 # Run time: about 20 seconds on one core.
 
@@ -132,16 +133,18 @@ assert distance("residual without it") > 0.5
 
 # %% [markdown]
 # With a determinant, `problem.logdet(u, z)`, the two likelihoods agree; without it the mass runs off to soft bars, where
-# the determinant is small. How bad it is depends on the data: with eight sensors and 2 % noise they hold $z$ in place, and
-# the error is of some per cent. `benchmarks/results/residual_tv.json` has the numbers.
+# the determinant is small. How bad it is depends on the data: eight sensors with 2 % noise hold $z$ better, and the total
+# variation is still a third (median of eight data sets). `benchmarks/results/residual_tv.json` has the numbers.
 #
 # `virtual_observables(..., corrected=True)` is therefore the default. Where $z$ is *given* and only $u$ is inferred, as
-# when a surrogate is trained on the residual, the factor does not matter.
+# when a surrogate is trained on the residual, the factor is a constant if $r$ is affine in $u$, and does not matter.
 #
 # ## Fitting it
 #
 # A guide of the residual likelihood has to follow $u$ as $z$ moves: a mean field $q(z)\,q(u)$ collapses to the width
-# $s_r$. `ResidualGuide` draws $u$ through its residual and is right for any stiffness.
+# $s_r$. `ResidualGuide` draws $u$ through its residual and is right for any stiffness. It solves for each draw;
+# `PreconditionedGuide` (`guides/preconditioned.py`) is the one without a solve, for symmetric positive definite linear
+# equations.
 
 # %%
 start = laplace(exact, data)
@@ -169,5 +172,8 @@ assert gap < 0.15
 #   no additional unknowns.
 # - **Residual** where solving is the bottleneck, and evaluating an equation is not: on `darcy2d` a residual with its
 #   gradient costs a small part of a solve with its gradient (`benchmarks/residual_cost.py`). Or where the
-#   equation holds only approximately: $s_r$ then *is* the model error. Keep the determinant.
-# - Either way: check the calibration (`03_is_my_posterior_calibrated.py`). It does not ask which one it was.
+#   equation holds only approximately: $s_r$ then *is* the model error. Keep the determinant. A guide that solves, as
+#   `ResidualGuide` does, saves no solve: that takes `PreconditionedGuide`.
+# - Either way: check the calibration (`03_is_my_posterior_calibrated.py`). A residual model does not simulate its own
+#   joint density, so `calibrate` wants the forward model beside it: `calibrate(residual, guide, simulator=exact)`, for an
+#   amortised guide.

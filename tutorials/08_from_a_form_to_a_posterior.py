@@ -14,7 +14,8 @@
 # # From a UFL form to a calibrated posterior in 30 lines
 #
 # You have an equation in weak form, some sensors, and an unknown field. What follows is all that is needed: the form as one
-# writes it in UFL, a Pyro model, a guide, a fit, and the check. Needs the finite elements (`pip install physzoo[fem]`).
+# writes it in UFL, a Pyro model, a guide, a fit, and the check. Needs the finite elements (`pip install -e '.[fem]'` in the
+# repository).
 #
 # A plate of unknown conductivity $e^{\kappa}$ loses heat to the air around it, more so where it is hot:
 #
