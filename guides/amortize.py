@@ -15,7 +15,7 @@ from .encoders import ENCODERS
 from .families import FAMILIES, Family
 from .refine import GaussNewton
 from .require import named, seed_number, whole
-from .sites import Data, seeded, simulate
+from .sites import Data, repeated, rows_of, seeded, simulate
 from .unconstrained import UnconstrainedSites, Whitening
 
 FEATURE_SETS = 2048  # simulated data sets by which the features of a refinement are standardised
@@ -149,12 +149,12 @@ def _standardise(
         if len(flat) > 1:
             guide.whiten(Whitening(flat.mean(0), torch.diag(flat.std(0).clamp_min(1e-8))))
     if guide.refinement is not None:
-        shared = {n: v.expand(simulations, *v.shape) if isinstance(v, Tensor) else v for n, v in given.items()}
+        shared = repeated(given, simulations)
         whitened = (guide.sites.flatten(draws)[0].to(guide.loc.dtype) - guide.loc) / guide.tril.diagonal()
         inputs = guide.inputs({**shared, **draws})
         guide.refinement.regress(inputs, whitened)
         known = {name: value for name, value in {**shared, **draws}.items() if name in example}
-        few = {name: v[:FEATURE_SETS] if isinstance(v, Tensor) else v for name, v in known.items()}
+        few = rows_of(known, slice(FEATURE_SETS))
         guide.refinement.standardise(
             guide.refinement(inputs[:FEATURE_SETS], few, guide._ndim, guide._unwhiten).features.flatten(0, -2)
         )

@@ -113,6 +113,16 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     return sites
 
 
+def rows_of(data: Mapping[str, Any], index: Any) -> dict[str, Any]:
+    """Return some data sets of a batch; what is no tensor is the same for all."""
+    return {name: value[index] if isinstance(value, Tensor) else value for name, value in data.items()}
+
+
+def repeated(data: Mapping[str, Any], sets: int) -> dict[str, Any]:
+    """Return one data set ``sets`` times: every tensor gets that leading dimension, without a copy."""
+    return {name: v.expand(sets, *v.shape) if isinstance(v, Tensor) else v for name, v in data.items()}
+
+
 def observed_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """Return the observed sites that can be drawn (factors and Deltas are left out), name to site."""
     return {

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..guides.arguments import check_mask
 from ..guides.require import function, real, seed_number, shown, tensors, whole
-from ..guides.sites import Data, seeded, simulate
+from ..guides.sites import Data, repeated, rows_of, seeded, simulate
 from .blocks import Block, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, calibrate_draws
 from .data import check_simulates
@@ -128,8 +128,8 @@ def _amortised(
     with seeded(seed), tqdm(total=total, desc="calibrate", unit="data set", disable=not progress) as bar:
         for start in range(0, total, size):
             part = slice(start, min(start + size, total))
-            known = None if truths is None else _rows(truths, part)
-            blocks.append(amortised_block(scoring, guide, _rows(data, part), known))
+            known = None if truths is None else rows_of(truths, part)
+            blocks.append(amortised_block(scoring, guide, rows_of(data, part), known))
             bar.update(part.stop - part.start)
     return blocks
 
@@ -145,8 +145,8 @@ def _refitted(
 ) -> list[Block]:
     def task(index: int) -> tuple[Any, ...]:
         row = slice(index, index + 1)
-        known = None if truths is None else _rows(truths, row)
-        return scoring, fit, _rows(data, row), known, seed + index
+        known = None if truths is None else rows_of(truths, row)
+        return scoring, fit, rows_of(data, row), known, seed + index
 
     total = count(data)
     with tqdm(total=total, desc="calibrate", unit="fit", disable=not progress) as bar:
@@ -178,10 +178,8 @@ def _data(model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | 
         kept &= torch.isfinite(pairs[name]).reshape(total, -1).all(-1)
     if kept.sum() < 2:
         raise ValueError(f"model: got {int(kept.sum())} finite simulations of {total}, expected at least 2")
-    data: dict[str, Any] = {name: pairs[name][kept] for name in arguments}
-    for name, value in (given or {}).items():
-        data[name] = value.expand(int(kept.sum()), *value.shape) if isinstance(value, Tensor) else value
-    return data, kept
+    chosen = rows_of({name: pairs[name] for name in arguments}, kept)
+    return {**chosen, **repeated(given or {}, int(kept.sum()))}, kept
 
 
 def _check_truths(pairs: Mapping[str, Tensor], latents: Latents, total: int) -> None:
@@ -189,7 +187,3 @@ def _check_truths(pairs: Mapping[str, Tensor], latents: Latents, total: int) -> 
         if name in pairs and (len(pairs[name]) != total or pairs[name][0].numel() != shape.numel()):
             expected = (total, *shape)
             raise ValueError(f"pairs['{name}']: got shape {tuple(pairs[name].shape)}, expected {expected}")
-
-
-def _rows(data: Mapping[str, Any], rows: slice) -> dict[str, Any]:
-    return {name: value[rows] if isinstance(value, Tensor) else value for name, value in data.items()}

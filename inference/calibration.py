@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .importance import k_hat
+from .importance import USABLE, k_hat
 from .latents import scalar_names
 from .sbc import Array, Band, Effect, ecdf_band, effect, holm, interval_coverage, pit, uniformity
 from .tarp import tarp
@@ -147,7 +147,7 @@ class Calibration:
             },
             "tarp_coverage": _shares(self.pits.get("tarp")),
             "k_hat_quantiles": quantiles,
-            "k_hat_usable": float((self.k_hat < 0.7).mean()) if len(self.k_hat) else None,
+            "k_hat_usable": float((self.k_hat < USABLE).mean()) if len(self.k_hat) else None,
             "contraction": self.contraction,
             "nlpd": self.nlpd,
             "information": self.information,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .importance import USABLE
 from .sbc import ecdf
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _weights(axis: Any, check: Calibration) -> None:
         axis.text(0.5, 0.5, "no densities", ha="center", transform=axis.transAxes)
         return
     axis.hist(finite, bins=30, color="C0", alpha=0.8)
-    axis.axvline(0.7, color="darkred", lw=1, ls="--", label="usable below 0.7")
+    axis.axvline(USABLE, color="darkred", lw=1, ls="--", label=f"usable below {USABLE}")
     axis.legend(fontsize=7)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..guides.arguments import check_mask, check_observed
 from ..guides.refine import Refined
 from ..guides.require import function, named, shown, tensors, whole
-from ..guides.sites import Data, latent_sites, plate_nesting, prototype, seeded, simulate
+from ..guides.sites import Data, latent_sites, plate_nesting, prototype, repeated, rows_of, seeded, simulate
 from .densities import conditioned, count, one
 from .objectives import Batch
 
@@ -115,16 +115,12 @@ def simulated_once(
     example = {**given, **_data_arguments(model, drawn)}
     names = tuple(latent_sites(prototype(model, example)))
     sets = int(usable.sum())
-    data = {name: v.expand(sets, *v.shape) if isinstance(v, Tensor) else v for name, v in given.items()}
-    data |= {name: value for name, value in drawn.items() if name in example}
+    data = {**repeated(given, sets), **{name: value for name, value in drawn.items() if name in example}}
     latents = {name: drawn[name] for name in names}
     refine = getattr(guide, "refined", None)
     if refine is None:
         return DataSets(data, batch_size, latents)
-    parts = [
-        refine({name: v[rows] if isinstance(v, Tensor) else v for name, v in data.items()})
-        for rows in torch.arange(sets).split(REFINED_AT_ONCE)
-    ]
+    parts = [refine(rows_of(data, rows)) for rows in torch.arange(sets).split(REFINED_AT_ONCE)]
     if parts[0] is None:
         return DataSets(data, batch_size, latents)
     return DataSets(
@@ -216,8 +212,7 @@ class Batches:
             drawn = {name: torch.cat([around[name], value[half:]]) if half else value for name, value in drawn.items()}
         latents = {name: drawn[name] for name in self.latent_names}
         data = {name: value for name, value in drawn.items() if name in self.example}
-        for name, value in given.items():
-            data[name] = value.expand(size, *value.shape) if isinstance(value, Tensor) else value
+        data |= repeated(given, size)
         if source.corrupt is not None:
             data = source.corrupt(data)
         return Batch(data, size, latents, self.nesting)
@@ -232,7 +227,7 @@ class Batches:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
             self._epoch, self._order = epoch, torch.randperm(self.sets, generator=generator)
         rows = self._order[place * size : (place + 1) * size]
-        data = {name: value[rows] if isinstance(value, Tensor) else value for name, value in source.data.items()}
+        data = rows_of(source.data, rows)
         refined = None if source.refined is None else source.refined.rows(rows)
         return Batch(data, size, {name: value[rows] for name, value in latents.items()}, self.nesting, refined)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..guides.nodes import nodes
 from ..guides.require import shown, whole
-from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, seeded, unregistered
+from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, rows_of, seeded, unregistered
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Draws:
 
 def one(data: Data) -> dict[str, Any]:
     """Return the first data set of a batch of data sets (every tensor has the data-set dimension first)."""
-    return {name: value[0] if isinstance(value, Tensor) else value for name, value in data.items()}
+    return rows_of(data, 0)
 
 
 def count(data: Data) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..guides import Table, UnconstrainedSites, Whitening, amortize
 from ..guides.nodes import nodes
-from ..guides.sites import Data, plain, plated, seeded, unchecked
+from ..guides.sites import Data, plain, plated, repeated, seeded, unchecked
 from .calibrate import calibrate
 from .calibration import Calibration
 from .data import DataSets
@@ -111,10 +111,7 @@ def posterior_sbc(
     truths = {name: value[rows] for name, value in pool.values.items()}
     replicated = _replicate(model, data, truths, sites, datasets, seed + 2)
     given = {name: value for name, value in data.items() if name not in sites.observed}
-    batch = {
-        **replicated,
-        **{n: v.expand(datasets, *v.shape) if isinstance(v, Tensor) else v for n, v in given.items()},
-    }
+    batch = {**replicated, **repeated(given, datasets)}
     augmented = Augmented(model, data, tuple(block.name for block in sites.blocks))
     flat, _ = sites.flatten(pool.values)
     # two data sets like the observed one hold twice the information: half the posterior covariance

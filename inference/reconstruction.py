@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..guides.require import named, seed_number, tensors, whole
-from ..guides.sites import Data, seeded
+from ..guides.sites import Data, rows_of, seeded
 from .densities import count, draw
 from .site_errors import correlation, coverage, error, summary
 
@@ -102,7 +102,7 @@ def evaluate(
     distinct: set[str] = set()
     with evaluating(model, guide), seeded(seed):
         for rows in _chunks(sets, draws, x[0].numel()):
-            part = _rows(data, rows)
+            part = rows_of(data, rows)
             outputs = _outputs(model, guide.sample(part, draws))
             distinct.update(outputs)
             seen = _seen(part)
@@ -111,13 +111,13 @@ def evaluate(
             sums["squares"] += _gap(outputs["full"], part["x"], seen).square().sum(dtype=torch.float64)
             sums["seen"] += seen.sum()
         for rows in _chunks(sets, intervals, 64) if truths else ():
-            sample = guide.sample(_rows(data, rows), intervals)
+            sample = guide.sample(rows_of(data, rows), intervals)
             for name in truths:
                 if name in sample:
                     found = summary(sample[name], truths[name][rows], (periods or {}).get(name))
                     summaries.setdefault(name, []).append(found)
         for rows in _chunks(sets, bound, x[0].numel()) if bound else ():
-            part = _rows(data, rows)
+            part = rows_of(data, rows)
             drawn = draw(model, guide, part, bound, datasets=True, chunk=max(1, ENTRIES // x[0].numel()))
             weights = (drawn.log_p - drawn.log_q).double()
             sums["bound"] += (weights.logsumexp(0) - math.log(bound)).sum()
@@ -152,12 +152,12 @@ def robust_noise(model: Any, guide: Any, data: Data, *, draws: int = 16, sets: i
     Source: Huber, Robust Statistics (1981), section 5.1 (the median absolute deviation as an estimate of scale).
     """
     whole("sets", sets, 1)
-    data = _rows(data, slice(sets)) if isinstance(data, Mapping) else data
+    data = rows_of(data, slice(sets)) if isinstance(data, Mapping) else data
     found, x = _check(data, draws, seed)
     residuals = []
     with evaluating(model, guide), seeded(seed):
         for rows in _chunks(found, draws, x[0].numel()):
-            part = _rows(data, rows)
+            part = rows_of(data, rows)
             full = model.decode(guide.sample(part, draws)).full.mean(0)
             residuals.append((part["x"] - full)[_seen(part)])
     gap = torch.cat(residuals)
@@ -194,7 +194,7 @@ def extrapolate(
     sums = dict.fromkeys(windows, 0.0)
     with evaluating(model, guide), seeded(seed):
         for rows in _chunks(sets, draws, truth[0].numel()):
-            predicted = model.decode(guide.sample(_rows(data, rows), draws), times).full.mean(0)
+            predicted = model.decode(guide.sample(rows_of(data, rows), draws), times).full.mean(0)
             gap = (predicted - truth[rows]).abs()
             for first, last in windows:
                 sums[first, last] += float(gap[:, first:last].mean()) * len(gap)
@@ -230,7 +230,7 @@ def counterfactual(
     sums = dict.fromkeys(factors, 0.0)
     with evaluating(model, guide), seeded(seed):
         for rows in _chunks(sets, draws, x[0].numel()):
-            z = guide.sample(_rows(data, rows), draws)
+            z = guide.sample(rows_of(data, rows), draws)
             if site not in z:
                 raise ValueError(f"site: got '{site}', expected one of {', '.join(z)}")
             for factor in factors:
@@ -276,10 +276,6 @@ def _chunks(sets: int, draws: int, numbers: int) -> Iterator[slice]:
     size = max(1, ENTRIES // (draws * numbers))
     for start in range(0, sets, size):
         yield slice(start, min(start + size, sets))
-
-
-def _rows(data: Data, rows: slice) -> dict[str, Any]:
-    return {name: value[rows] if isinstance(value, Tensor) else value for name, value in data.items()}
 
 
 def _outputs(model: Any, z: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-LEVELS = (0.5, 0.8, 0.95)
+from .calibration import LEVELS
 
 
 def wrapped(angle: Tensor, period: float | None) -> Tensor:

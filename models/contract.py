@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from ..guides import amortize
 from ..guides.nodes import nodes
-from ..guides.sites import latent_sites, observed_sites, outer_plates, plate_nesting, prototype, seeded, simulate
+from ..guides.sites import (
+    latent_sites,
+    observed_sites,
+    outer_plates,
+    plate_nesting,
+    prototype,
+    repeated,
+    seeded,
+    simulate,
+)
 
 SOLVERS = ("solve", "residual", "branches", "incomplete")  # what a model may ask its problem for
 
@@ -112,9 +121,7 @@ def _batch_shapes(model: nn.Module, data: Mapping[str, Any]) -> str:
     trace = prototype(model, data)
     nesting = plate_nesting(trace)
     shapes = {name: site["value"].shape for name, site in observed_sites(trace).items()}
-    batch = {
-        name: value.expand(3, *value.shape) if isinstance(value, Tensor) else value for name, value in data.items()
-    }
+    batch = repeated(data, 3)
     with seeded(0), torch.no_grad(), outer_plates(nesting, 5, 3):
         drawn = poutine.trace(model).get_trace(**batch)
         drawn.compute_log_prob()

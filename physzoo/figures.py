@@ -68,9 +68,9 @@ def _places(dims: Sequence[str], meaning: Quantity, count: int) -> tuple[NDArray
 
 
 def clock_of(meaning: Quantity) -> str:
-    """Return the label of the axis along which a sequence of this quantity runs."""
-    name = meaning.dims[0] if meaning.dims else "entry"
-    return with_unit(name, meaning.units.get(name, "1"))
+    """Return the label of the axis along which a sequence of this quantity runs, where its times are known."""
+    name = meaning.dims[0] if meaning.dims else ""
+    return with_unit(name, meaning.units.get(name, "1")) if name in meaning.coords else "time"
 
 
 def _intervals(axis: Any, places: NDArray[Any], draws: Array, band: bool) -> None:
