@@ -174,6 +174,8 @@ def c2st(
     else:
         chosen, part = _thinned(_weights(weights, len(a)), size, rng)
         size = len(chosen)
+        if size < 10:
+            raise ValueError(f"weights: got {size} draws with a weight, expected at least 10")
     b_part = b[rng.choice(len(b), size, replace=False)]
     scale = b.std(0)
     features = (np.concatenate([a[chosen], b_part]) - b.mean(0)) / np.where(scale > 0, scale, 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from .figures import Array, clock_of
 from .figures_grey_box import draw_counterfactuals, draw_extrapolation, draw_images, draw_outputs
 from .folder import Folder
+from .guides.sites import seeded
 from .inference.reconstruction import counterfactual, evaluating, extrapolate
 from .labels import quantity
 from .models.datasets.splits import Split
@@ -28,7 +29,7 @@ def draw_grey_box(result: Result, folder: Folder) -> list[str]:
         return []
     test = task.splits.valid if task.splits.test is None else task.splits.test
     test = test.rows(torch.arange(min(SEQUENCES, len(test))))
-    with evaluating(task.model, task.guide):
+    with evaluating(task.model, task.guide), seeded(task.options.seed):
         names = [_outputs(result, folder)]
         if training.continued is not None:
             names.append(_beyond(result, folder, test, training.continued))
@@ -39,7 +40,7 @@ def draw_grey_box(result: Result, folder: Folder) -> list[str]:
 
 def _outputs(result: Result, folder: Folder) -> str:
     """The data set of the run beside draws of its posterior, decoded."""
-    task, tree, model = result.task, _any(result.posterior), _any(result.task.model)
+    task, tree, model = result.task, cast(Any, result.posterior), cast(Any, result.task.model)
     drawn = tree["posterior"]
     x, mask = task.data["x"], task.data.get("mask")
     z = {site: torch.as_tensor(drawn[site].values[0, :DRAWS]).to(x) for site in task.shapes}
@@ -63,7 +64,7 @@ def _beyond(result: Result, folder: Folder, test: Split, continued: Any) -> str:
     truth = continued(test.truths, BEYOND * frames).to(test.x)
     windows = [(k * frames, (k + 1) * frames) for k in range(BEYOND)]
     errors = extrapolate(task.model, task.guide, test.data, times, truth, windows, seed=task.options.seed)
-    draws = _any(task.model).decode(task.guide.sample(_first(test), DRAWS), times).full[:, 0]
+    draws = cast(Any, task.model).decode(task.guide.sample(_first(test), DRAWS), times).full[:, 0]
     channel, last = _liveliest(test), float(test.times[-1])
     path = folder.file("beyond.png")
     chosen = _array(truth[0, :, channel]), _array(draws[:, :, channel])
@@ -76,7 +77,7 @@ def _counterfactual(result: Result, folder: Folder, test: Split, site: str, chan
     task, meaning, channel = result.task, quantity(result.task.animal, "x"), _liveliest(test)
     truth = {factor: changed(test.truths, factor).to(test.x) for factor in FACTORS}
     errors = counterfactual(task.model, task.guide, test.data, site, FACTORS, truth, seed=task.options.seed)
-    model = _any(task.model)
+    model = cast(Any, task.model)
     z = task.guide.sample(_first(test), DRAWS)
     draws = {factor: model.intervene(z, **{site: factor * z[site]}).full[:, 0] for factor in FACTORS}
     path = folder.file(f"counterfactual_{site}.png")
@@ -87,11 +88,6 @@ def _counterfactual(result: Result, folder: Folder, test: Split, site: str, chan
     )
     draw_counterfactuals(path, meaning, site, _array(times), *shown, errors, clock_of(meaning))
     return path.name
-
-
-def _any(value: Any) -> Any:
-    """Return the value: a DataTree's groups and a grey box's methods are known when it runs."""
-    return value
 
 
 def _first(test: Split) -> dict[str, Any]:

@@ -88,6 +88,9 @@ def test_weights_of_more_draws_than_the_limit_are_not_thrown_away():
     few = np.zeros(20000)
     few[:50] = 1 / 50
     assert np.isfinite(c2st(wide, exact, few, limit=2000))
+    few[4:] = 0
+    with pytest.raises(ValueError, match="got 4 draws with a weight"):
+        c2st(wide, exact, few, limit=2000)
 
 
 def test_arviz_posteriors_are_taken_as_they_are():
