@@ -33,7 +33,7 @@ from .sparse import SparseMatrix, batch_last, sum_of_products
 if TYPE_CHECKING:
     from .fem_assembly import System
 
-IN_CACHE = 2**20  # bytes of one field at all points for the samples that go through together
+IN_CACHE = 2**19  # bytes of one field at all points for the samples that go through together
 
 
 class Geometry:
@@ -149,7 +149,8 @@ class _Integral:
         self.expression = integrand
         self.geometry = Geometry(owner.space.mesh, degree)
         self._tables: dict[Any, tuple[SparseMatrix, bool, np.ndarray | None]] = {}
-        self._tests: dict[Any, tuple[SparseMatrix, bool]] = {}
+        self._test_tables: dict[Any, tuple[Any, bool]] = {}
+        self._tests: dict[Any, SparseMatrix] = {}
         cells, points = self.geometry.weights.shape
         pointers, columns = points * np.arange(cells + 1), np.arange(cells * points)
         weights = self.geometry.weights.ravel()
@@ -163,40 +164,44 @@ class _Integral:
             raise UnsupportedForm("an integrand without the test function")
         sums: dict[int, Tensor] = {}
         found = [self._against(key, coefficient, u, sums) for key, coefficient in linear.items()]
-        constant = {key: part for key, part in zip(linear, found, strict=True) if part.shape[-1] == 1}
-        others = {key: part for key, part in zip(linear, found, strict=True) if part.shape[-1] > 1}
-        parts = [
-            sum_of_products([self._test(key)[0] for key in group], [*group.values()])
-            for group in (others, constant)
-            if group
-        ]
+        constant = [pair for pair in found if pair[1].shape[-1] == 1]
+        others = [pair for pair in found if pair[1].shape[-1] > 1]
+        parts = [sum_of_products(*zip(*group, strict=True)) for group in (others, constant) if group]
         total = parts[0] if len(parts) == 1 else parts[0] + parts[1]
         return total.expand(-1, u.shape[-1])
 
     def _against(
         self, key: tuple[int, int | None], coefficient: Factors, like: Tensor, sums: dict[int, Tensor]
-    ) -> Tensor:
-        """The coefficient times the weights, (rows of the test function's table, batch or 1)."""
-        once = self._test(key)[1]
-        weights = self.numbers("weights", lambda: self.geometry.weights[..., None], like)
-        if not once:
-            found = weights * coefficient.value
-        elif coefficient.point is None:
-            volumes = self.numbers("volumes", lambda: self.geometry.weights.sum(1)[:, None, None], like)
-            found = volumes * coefficient.cell
+    ) -> tuple[SparseMatrix, Tensor]:
+        """A test function's transposed table, with the weights where the columns lack them, and the columns."""
+        once, point = self._once(key), coefficient.point
+        summed = once and point is not None
+        if not summed:
+            rows = self.geometry.weights[:, :1].shape if once else self.geometry.weights.shape
+            value = torch.as_tensor(coefficient.value).to(like)
+            columns = value.expand(*rows, value.shape[-1] if value.dim() else 1)
         else:
-            place = id(coefficient.point)
-            if place not in sums:
-                sums[place] = self.over_points(coefficient.point.flatten(0, 1)).unsqueeze(1)  # (cells, 1, batch)
-            found = torch.as_tensor(times(sums[place], coefficient.cell))
-        return found.flatten(0, 1)
+            if id(point) not in sums:
+                sums[id(point)] = self.over_points(point.flatten(0, 1)).unsqueeze(1)  # (cells, 1, batch)
+            columns = torch.as_tensor(times(sums[id(point)], coefficient.cell))
+        return self._test(key, weighted=not summed), columns.flatten(0, 1)
 
-    def _test(self, key: tuple[int, int | None]) -> tuple[SparseMatrix, bool]:
-        """The transposed table of a value or derivative of the test function, and whether one column a cell serves."""
-        if key not in self._tests:
-            table, once = self.geometry.table(self.owner.space, *key)
-            self._tests[key] = SparseMatrix(sparse.csr_array(table.T)[self.owner.free]), once
-        return self._tests[key]
+    def _once(self, key: tuple[int, int | None]) -> bool:
+        """Whether one row a cell serves a value or derivative of the test function."""
+        if key not in self._test_tables:
+            self._test_tables[key] = self.geometry.table(self.owner.space, *key)
+        return self._test_tables[key][1]
+
+    def _test(self, key: tuple[int, int | None], weighted: bool) -> SparseMatrix:
+        """The transposed table of a value or derivative of the test function, times the weights or not."""
+        if (key, weighted) not in self._tests:
+            table, once = self._test_tables[key]
+            table = sparse.csr_array(table.T)[self.owner.free]
+            if weighted:
+                weights = self.geometry.weights.sum(1) if once else self.geometry.weights.ravel()
+                table = table @ sparse.diags_array(weights)
+            self._tests[key, weighted] = SparseMatrix(table)
+        return self._tests[key, weighted]
 
     def numbers(self, name: Any, make: Callable[[], np.ndarray], like: Tensor) -> Tensor:
         """Return an array in the dtype and on the device of a tensor, held by its name."""

@@ -33,8 +33,7 @@ class SparseMatrix:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return A x, shape (m, batch)."""
-        multiply: Any = _Multiply.apply
-        return multiply(x, *self._at(x))
+        return _multiply(x, *self._at(x))
 
     def _at(self, x: Tensor) -> tuple[Tensor, Tensor]:
         key = x.dtype, x.device
@@ -69,26 +68,35 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        multiply: Any = _Multiply.apply
         found: list[Any] = []
         for i, pair in enumerate(zip(*ctx.pairs, strict=True)):
             needed = ctx.needs_input_grad[3 * i]
-            found += [multiply(grad_outputs[0], *reversed(pair)) if needed else None, None, None]
+            found += [_multiply(grad_outputs[0], *reversed(pair)) if needed else None, None, None]
         return tuple(found)
+
+
+def _multiply(x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return _product(x, matrix)  # a node of the graph costs time
+    multiply: Any = _Multiply.apply
+    return multiply(x, matrix, transposed)
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    out = x.new_empty(matrix.shape[0], x.shape[-1])
+    return out.addmm_(matrix, x.contiguous(), beta=0.0)  # matrix @ x would fill with zeros, copy and then multiply
 
 
 class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
         ctx.pair = matrix, transposed
-        out = x.new_empty(matrix.shape[0], x.shape[-1])
-        return out.addmm_(matrix, x.contiguous(), beta=0.0)  # matrix @ x would fill with zeros, copy and then multiply
+        return _product(x, matrix)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         matrix, transposed = ctx.pair
-        multiply: Any = _Multiply.apply
-        return multiply(grad_outputs[0], transposed, matrix), None, None
+        return _multiply(grad_outputs[0], transposed, matrix), None, None
 
 
 class _Transpose(torch.autograd.Function):
