@@ -31,6 +31,7 @@ import torch
 from _store import Rows, store
 from torch import Tensor
 
+from physzoo.guides.sites import seeded
 from physzoo.inference.reconstruction import evaluating
 from physzoo.models.datasets.splits import Splits
 from physzoo.models.pca import PCA
@@ -147,7 +148,7 @@ def _structured(x: Tensor, share: float, like: Tensor, generator: torch.Generato
 
 def error(model: Any, guide: Any, seen: Tensor, clean: Tensor) -> float:
     """Return the MAE of the mean of 32 decoded draws of q(z | seen) to the clean data."""
-    with torch.no_grad(), evaluating(model, guide):
+    with seeded(0), torch.no_grad(), evaluating(model, guide):
         full = model.decode(guide.sample({"x": seen}, 32)).full.mean(0)
     return float((full - clean).abs().mean())
 
