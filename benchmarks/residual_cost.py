@@ -1,6 +1,6 @@
 """Residual and its gradient against forward solve and its gradient, Darcy flow from 16 x 16 to 256 x 256 cells.
 
-    python benchmarks/residual_cost.py [--rounds 5] [--cells 16 32 64 128 256]
+    python benchmarks/residual_cost.py [--rounds 15] [--cells 16 32 64 128 256]
 
 Both are of ``darcy2d``'s problem, one thread, CPU time of a sample of a batch: |r(u, kappa)|^2 and its gradient towards u and
 kappa, by tables and without a solve, in single and in double precision; H F(kappa) and the gradient of its square towards
@@ -88,7 +88,7 @@ def line(cells: int, rounds: int) -> dict[str, float | int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--cells", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     given = parser.parse_args()
     torch.set_num_threads(1)

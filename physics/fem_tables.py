@@ -28,12 +28,13 @@ from ufl.algorithms.expand_indices import expand_indices
 
 from .fem_compiled import local_dofs
 from .fem_integrand import VALUE, Factors, Reader, UnsupportedForm, times
-from .sparse import SparseMatrix, batch_last, sum_of_products
+from .sparse import SparseMatrix, sum_of_products
 
 if TYPE_CHECKING:
     from .fem_assembly import System
 
 IN_CACHE = 2**19  # bytes of one field at all points for the samples that go through together
+FEWEST = 16  # samples that go through together on a mesh of any size: a sparse product of a few columns is slow
 
 
 class Geometry:
@@ -125,16 +126,21 @@ class TabulatedResidual:
             parameters: name -> (samples, *shape).
         """
         wide = max(integral.geometry.weights.size for integral in self.integrals)
-        rows = max(1, IN_CACHE // (wide * u.element_size()))
+        rows = max(FEWEST, IN_CACHE // (wide * u.element_size()))
         parts = []
         for state, *values in zip(u.split(rows), *(value.split(rows) for value in parameters.values()), strict=True):
-            fields = {name: batch_last(value) for name, value in zip(parameters, values, strict=True)}
-            state = batch_last(state)
+            fields = {name: _batch_last(value) for name, value in zip(parameters, values, strict=True)}
+            state = _batch_last(state)
             total = self.integrals[0](state, fields)
             for integral in self.integrals[1:]:
                 total = total + integral(state, fields)
-            parts.append(batch_last(total))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+            parts.append(total.mT)
+        return torch.cat(parts)
+
+
+def _batch_last(x: Tensor) -> Tensor:
+    """(samples, n) -> (n, samples), laid out anew; (samples,) as it is."""
+    return x.mT.contiguous() if x.dim() == 2 else x
 
 
 def _shape(parameter: Any) -> tuple[int, ...]:

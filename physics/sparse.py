@@ -68,10 +68,10 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        found: list[Any] = []
+        grad, found = grad_outputs[0].contiguous(), []
         for i, pair in enumerate(zip(*ctx.pairs, strict=True)):
             needed = ctx.needs_input_grad[3 * i]
-            found += [_multiply(grad_outputs[0], *reversed(pair)) if needed else None, None, None]
+            found += [_multiply(grad, *reversed(pair)) if needed else None, None, None]
         return tuple(found)
 
 
@@ -97,18 +97,3 @@ class _Multiply(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         matrix, transposed = ctx.pair
         return _multiply(grad_outputs[0], transposed, matrix), None, None
-
-
-class _Transpose(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.mT.contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        return _Transpose.apply(grad_outputs[0])
-
-
-def batch_last(x: Tensor) -> Tensor:
-    """Return the transpose of (batch, n), or (batch,) as it is, laid out anew: gradients come back laid out, too."""
-    return _Transpose.apply(x) if x.dim() == 2 else x  # type: ignore[return-value]
