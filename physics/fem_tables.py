@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import basix
@@ -28,7 +29,7 @@ from ufl.algorithms.expand_indices import expand_indices
 
 from .fem_compiled import local_dofs
 from .fem_integrand import VALUE, Factors, Reader, UnsupportedForm, times
-from .sparse import SparseMatrix, sum_of_products
+from .sparse import SparseMatrix, products, sum_of_products
 
 if TYPE_CHECKING:
     from .fem_assembly import System
@@ -127,20 +128,23 @@ class TabulatedResidual:
         """
         wide = max(integral.geometry.weights.size for integral in self.integrals)
         rows = max(FEWEST, IN_CACHE // (wide * u.element_size()))
-        parts = []
-        for state, *values in zip(u.split(rows), *(value.split(rows) for value in parameters.values()), strict=True):
-            fields = {name: _batch_last(value) for name, value in zip(parameters, values, strict=True)}
-            state = _batch_last(state)
+        columns = [_in_chunks(value, rows) for value in (u, *parameters.values())]
+        totals = []
+        for state, *values in zip(*columns, strict=True):
+            fields = dict(zip(parameters, values, strict=True))
             total = self.integrals[0](state, fields)
             for integral in self.integrals[1:]:
                 total = total + integral(state, fields)
-            parts.append(total.mT)
-        return torch.cat(parts)
+            totals.append(total)
+        return (totals[0] if len(totals) == 1 else torch.cat(totals, -1)).mT
 
 
-def _batch_last(x: Tensor) -> Tensor:
-    """(samples, n) -> (n, samples), laid out anew; (samples,) as it is."""
-    return x.mT.contiguous() if x.dim() == 2 else x
+def _in_chunks(x: Tensor, rows: int) -> list[Tensor]:
+    """(samples, ...) -> tensors (..., at most ``rows`` samples), laid out anew.
+
+    All is transposed before it is split: the gradient is then put together along the last axis, which is fast.
+    """
+    return [part.contiguous() for part in x.movedim(0, -1).split(rows, -1)]
 
 
 def _shape(parameter: Any) -> tuple[int, ...]:
@@ -154,7 +158,7 @@ class _Integral:
         self.owner = owner
         self.expression = integrand
         self.geometry = Geometry(owner.space.mesh, degree)
-        self._tables: dict[Any, tuple[SparseMatrix, bool, np.ndarray | None]] = {}
+        self._tables: dict[Any, dict[Any, _Table]] = {}  # by function, then component and derivative
         self._test_tables: dict[Any, tuple[Any, bool]] = {}
         self._tests: dict[Any, SparseMatrix] = {}
         cells, points = self.geometry.weights.shape
@@ -181,16 +185,13 @@ class _Integral:
     ) -> tuple[SparseMatrix, Tensor]:
         """A test function's transposed table, with the weights where the columns lack them, and the columns."""
         once, point = self._once(key), coefficient.point
-        summed = once and point is not None
-        if not summed:
-            rows = self.geometry.weights[:, :1].shape if once else self.geometry.weights.shape
-            value = torch.as_tensor(coefficient.value).to(like)
-            columns = value.expand(*rows, value.shape[-1] if value.dim() else 1)
-        else:
+        if once and point is not None:
             if id(point) not in sums:
-                sums[id(point)] = self.over_points(point.flatten(0, 1)).unsqueeze(1)  # (cells, 1, batch)
-            columns = torch.as_tensor(times(sums[id(point)], coefficient.cell))
-        return self._test(key, weighted=not summed), columns.flatten(0, 1)
+                sums[id(point)] = products([self.over_points], point, (-1, 1))[0]  # (cells, 1, batch)
+            return self._test(key, weighted=False), torch.as_tensor(times(sums[id(point)], coefficient.cell))
+        rows = self.geometry.weights[:, :1].shape if once else self.geometry.weights.shape
+        value = torch.as_tensor(coefficient.value).to(like)
+        return self._test(key, weighted=True), value.expand(*rows, value.shape[-1] if value.dim() else 1)
 
     def _once(self, key: tuple[int, int | None]) -> bool:
         """Whether one row a cell serves a value or derivative of the test function."""
@@ -216,20 +217,30 @@ class _Integral:
             self._numbers[key] = torch.from_numpy(np.ascontiguousarray(make())).to(like)
         return self._numbers[key]
 
-    def table(self, function: Any, component: int, derivative: int | None) -> tuple[SparseMatrix, bool, Any]:
-        """Return the matrix of a field's value or derivative, of the free dofs for the state, and what conditions hold.
-
-        The flag tells whether there is one row a cell or one a point.
-        """
-        key = function, component, derivative
-        if key not in self._tables:
-            table, once = self.geometry.table(function.function_space, component, derivative)
+    def table(self, function: Any, key: tuple[int, int | None]) -> _Table:
+        """Return the table of a component's value or derivative, of the free dofs for the state."""
+        tables = self._tables.setdefault(function, {})
+        if key not in tables:
+            table, once = self.geometry.table(function.function_space, *key)
             held = None
             if function is self.owner.state:
-                held = (table[:, self.owner.fixed] @ self.owner.boundary)[:, None]
+                held = (table[:, self.owner.fixed] @ self.owner.boundary).reshape(self.geometry.cells, -1, 1)
                 table = table[:, self.owner.free]
-            self._tables[key] = SparseMatrix(table), once, held if held is not None and held.any() else None
-        return self._tables[key]
+            tables[key] = _Table(SparseMatrix(table), once, held if held is not None and held.any() else None)
+        return tables[key]
+
+    def tables(self, function: Any) -> Mapping[Any, _Table]:
+        """Return all tables of a function that were asked for so far."""
+        return self._tables[function]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A field's value or derivative at the points: a matrix, whether it has one row a cell, what conditions add."""
+
+    matrix: SparseMatrix
+    once: bool
+    held: np.ndarray | None
 
 
 class _Samples:
@@ -237,23 +248,30 @@ class _Samples:
 
     def __init__(self, integral: _Integral, u: Tensor, fields: Mapping[str, Tensor]) -> None:
         self.integral, self.u, self.fields = integral, u, fields
+        self._found: dict[Any, dict[Any, Tensor]] = {}
 
     def field(self, function: Any, component: int, derivative: int | None) -> Factors:
-        matrix, once, held = self.integral.table(function, component, derivative)
-        found = self._of(function, matrix, held, (function, component, derivative))
-        found = found.unflatten(0, (self.integral.geometry.cells, -1))
-        return Factors(None, found) if once else Factors(found, 1.0)
+        key = component, derivative
+        table = self.integral.table(function, key)
+        found = self._found.setdefault(function, {})
+        if key not in found:  # all that the form was seen to hold of the function, in one operation
+            tables = self.integral.tables(function)
+            rows = self.integral.geometry.cells, -1
+            found.update(
+                zip(tables, products([t.matrix for t in tables.values()], self._dofs(function), rows), strict=True)
+            )
+        value = found[key]
+        if table.held is not None:
+            value = value + self.integral.numbers((function, key), lambda: table.held, self.u)
+        return Factors(None, value) if table.once else Factors(value, 1.0)
 
-    def _of(self, function: Any, matrix: SparseMatrix, held: Any, name: Any) -> Tensor:
+    def _dofs(self, function: Any) -> Tensor:
         owner = self.integral.owner
         if function is owner.state:
-            dofs = self.u
-        elif function in owner.names:
-            dofs = self.fields[owner.names[function]]
-        else:
-            dofs = torch.from_numpy(function.x.array).to(self.u)[:, None]
-        found = matrix(dofs)
-        return found if held is None else found + self.integral.numbers(name, lambda: held, self.u)
+            return self.u
+        if function in owner.names:
+            return self.fields[owner.names[function]]
+        return torch.from_numpy(function.x.array).to(self.u)[:, None]
 
     def constant(self, constant: Any, component: int) -> Factors:
         names = self.integral.owner.names

@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 pytest.importorskip("dolfinx_solver")
 
 from fem_examples import advection, random_unknowns, reaction_diffusion, stokes
 
+from physzoo.physics import fem_tables
 from physzoo.physics.fem import FEMProblem, require_dolfinx
 from physzoo.physics.problem import Unknowns
-from physzoo.physics.sparse import SparseMatrix
+from physzoo.physics.sparse import SparseMatrix, products, sum_of_products
 
 
 def built(
@@ -78,13 +80,13 @@ CASES = {
 }
 
 
-def unknowns(problem: FEMProblem, batch: tuple[int, ...] = ()) -> tuple[torch.Tensor, Unknowns]:
+def unknowns(problem: FEMProblem, batch: tuple[int, ...] = ()) -> tuple[Tensor, Unknowns]:
     torch.manual_seed(1)
     u = 0.5 * torch.randn(*batch, problem.free_dofs.numel(), dtype=torch.float64)
     return u, random_unknowns(problem, batch)
 
 
-def assembled(problem: FEMProblem, u: torch.Tensor, z: Unknowns) -> torch.Tensor:
+def assembled(problem: FEMProblem, u: Tensor, z: Unknowns) -> Tensor:
     """What dolfinx assembles, sample by sample."""
     from physzoo.physics.fem_autograd import Residual
 
@@ -109,7 +111,7 @@ def test_its_derivatives_first_and_second(name: str) -> None:
     names, values = zip(*z.items(), strict=True) if isinstance(z, dict) else (("z",), (z,))
     inputs = tuple(x.clone().requires_grad_() for x in (u, *values))
 
-    def residual(u: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+    def residual(u: Tensor, *values: Tensor) -> Tensor:
         return problem.residual(u, dict(zip(names, values, strict=True)))
 
     assert torch.autograd.gradcheck(residual, inputs)
@@ -124,29 +126,71 @@ def test_a_field_outside_the_unknowns_is_read_when_it_is_needed() -> None:
     assert not stokes().tabulated
 
 
-def test_single_precision_stays_and_many_samples_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_precision_stays() -> None:
     problem = CASES["triangle"]()
     u, z = unknowns(problem, (7,))
-    whole = problem.residual(u, z)
     single = problem.residual(u.float(), {name: value.float() for name, value in z.items()})  # type: ignore[union-attr]
     assert single.dtype == torch.float32
-    assert torch.allclose(single.double(), whole, atol=1e-5)
-    monkeypatch.setattr("physzoo.physics.fem_tables.IN_CACHE", 1)
-    assert torch.allclose(problem.residual(u, z), whole, rtol=0, atol=1e-15)
+    assert torch.allclose(single.double(), problem.residual(u, z), atol=1e-5)
+
+
+def test_many_samples_go_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = CASES["triangle"]()
+    u, z = unknowns(problem, (4, 10))
+    names, inputs = list(z), (u, *z.values())  # type: ignore[union-attr]
+    inputs = tuple(value.requires_grad_() for value in inputs)
+    parts: list[int] = []
+    integral = fem_tables._Integral.__call__
+
+    def counted(self: Any, state: Tensor, fields: Any) -> Tensor:
+        parts.append(state.shape[-1])
+        return integral(self, state, fields)
+
+    def found() -> tuple[Tensor, ...]:
+        r = problem.residual(inputs[0], dict(zip(names, inputs[1:], strict=True)))
+        return r, *torch.autograd.grad(r.square().sum(), inputs)
+
+    whole = found()
+    monkeypatch.setattr(fem_tables._Integral, "__call__", counted)
+    monkeypatch.setattr(fem_tables, "IN_CACHE", 1)
+    for one, other in zip(found(), whole, strict=True):
+        assert torch.allclose(one, other, rtol=1e-13, atol=1e-15)
+    assert parts == [16, 16, 8]
 
 
 def test_the_solution_has_no_residual() -> None:
     problem = CASES["triangle"]()
     _, z = unknowns(problem, (4,))
-    assert float(problem.residual(problem.solve(z), z).abs().max()) < 1e-9
+    assert problem.residual(problem.solve(z), z).abs().max() < 1e-9
 
 
-def test_a_sparse_matrix_and_its_transpose() -> None:
+def sparse_matrices() -> tuple[list[Tensor], list[SparseMatrix]]:
     torch.manual_seed(0)
-    dense = torch.randn(4, 3, dtype=torch.float64)
-    dense[dense.abs() < 0.6] = 0.0
-    matrix, x = SparseMatrix(dense.numpy()), torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
-    assert matrix.shape == (4, 3)
-    assert torch.allclose(matrix(x), dense @ x)
-    assert torch.autograd.gradcheck(matrix, (x,))
-    assert torch.autograd.gradgradcheck(matrix, (x,))
+    dense = [torch.randn(rows, columns, dtype=torch.float64) for rows, columns in ((4, 3), (2, 3), (4, 2))]
+    for matrix in dense:
+        matrix[matrix.abs() < 0.6] = 0.0
+    return dense, [SparseMatrix(matrix.numpy()) for matrix in dense]
+
+
+def test_sparse_products_of_one_x() -> None:
+    dense, held = sparse_matrices()
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    first, second = products(held[:2], x, (2, -1))
+    assert held[0].shape == (4, 3)
+    assert [first.shape, second.shape] == [(2, 2, 5), (2, 1, 5)]
+    assert torch.allclose(first.flatten(0, 1), dense[0] @ x)
+    assert torch.allclose(second.flatten(0, 1), dense[1] @ x)
+    for used in (slice(2), slice(1), slice(1, 2)):  # of what is not used comes no gradient
+        assert torch.autograd.gradcheck(lambda x, used=used: products(held[:2], x, (2, -1))[used], (x,))
+        assert torch.autograd.gradgradcheck(lambda x, used=used: products(held[:2], x, (2, -1))[used], (x,))
+
+
+def test_sum_of_sparse_products() -> None:
+    dense, held = sparse_matrices()
+    matrices = held[0], held[2]
+    x = torch.randn(3, 1, 5, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    assert torch.allclose(sum_of_products(matrices, x), dense[0] @ x[0].flatten(0, 1) + dense[2] @ x[1])
+    for asked in ((True, True), (True, False), (False, True)):
+        columns = tuple(part.clone().requires_grad_(wanted) for part, wanted in zip(x, asked, strict=True))
+        assert torch.autograd.gradcheck(lambda *columns: sum_of_products(matrices, columns), columns)
+        assert torch.autograd.gradgradcheck(lambda *columns: sum_of_products(matrices, columns), columns)
