@@ -23,6 +23,7 @@ from _store import store, table_text
 from torch import Tensor, nn
 
 from physzoo.guides.cleansing import cleansing_guide
+from physzoo.inference.atomic import replacing
 from physzoo.inference.checkpoint import CheckpointError, load
 from physzoo.inference.closed_forms import principal_components, training_mean
 from physzoo.inference.data import DataSets
@@ -340,14 +341,12 @@ def _name(value: Any) -> str:
 
 
 def _write(path: Path, content: Mapping[Any, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
     plain = {
         k: {n: v for n, v in value.items() if math.isfinite(v)} if isinstance(value, Mapping) else value
         for k, value in content.items()
     }
-    beside.write_text(json.dumps(plain, indent=1), encoding="utf-8")
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(plain, indent=1), encoding="utf-8")
 
 
 def _parts(splits: Splits) -> dict[str, Split]:

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from physzoo.inference.atomic import replacing
+
 Line = tuple[str, str, str]  # claim, figure, name of the stored table
 Say = Callable[[dict[str, Any]], list[Line]]  # stored table -> what is said of it
 
@@ -50,11 +52,9 @@ def store(name: str, rows: Sequence[Mapping[str, Any]], **facts: Any) -> Path:
         "facts": _plain(facts),
         "rows": table,
     }
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    beside = path.with_suffix(".json.tmp")
-    beside.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    with replacing(path) as beside:
+        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     print(table_text(table))
     return path
 

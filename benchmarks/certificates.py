@@ -15,7 +15,7 @@ from typing import Any
 
 from _store import RESULTS, lines_of, table
 
-from physzoo.inference.checkpoint import write_atomically
+from physzoo.inference.atomic import replacing
 
 Rows = list[dict[str, Any]]
 Facts = dict[str, Any]
@@ -136,7 +136,8 @@ def main() -> None:
             "command": record["command"],
         }
     text = json.dumps(found, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(TARGET, lambda file: file.write(text.encode()))
+    with replacing(TARGET) as beside:
+        beside.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from physzoo.guides import amortize
 from physzoo.guides.encoders import MLP
-from physzoo.inference.checkpoint import write_atomically
+from physzoo.inference.atomic import replacing
 from physzoo.inference.data import DataSets
 from physzoo.inference.densities import draw
 from physzoo.inference.fit import fit
@@ -108,8 +108,10 @@ def main() -> None:
     print(text, flush=True)
     if not given.quick:
         tensors = {name: value.detach().contiguous() for name, value in model.decoder.state_dict().items()}
-        write_atomically(TARGET, lambda file: file.write(save(tensors)))
-        write_atomically(TARGET.with_suffix(".json"), lambda file: file.write(text.encode()))
+        with replacing(TARGET) as beside:
+            beside.write_bytes(save(tensors))
+        with replacing(TARGET.with_suffix(".json")) as beside:
+            beside.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

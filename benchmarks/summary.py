@@ -16,6 +16,8 @@ from _lines_inverse import GUIDES, LEARNT, RESIDUALS, TRUTH
 from _lines_spine import SPINE
 from _store import Line, Say, table
 
+from physzoo.inference.atomic import replacing
+
 ROOT = Path(__file__).parents[1]
 
 # mark -> result file -> its lines
@@ -76,4 +78,5 @@ def pages() -> dict[Path, str]:
 
 if __name__ == "__main__":
     for path, text in pages().items():
-        path.write_text(text, encoding="utf-8")
+        with replacing(path) as beside:
+            beside.write_text(text, encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
 import zipfile
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from .atomic import replacing
 
 FORMAT = "physzoo-checkpoint-1"
 
@@ -25,34 +26,14 @@ class CheckpointError(ValueError):
     """A file is not a checkpoint, or not one of this model and guide."""
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """Call ``write(file)`` on a binary file beside ``path``, flush it to disk, then rename it to ``path``.
-
-    A kill or a full disk leaves what stood at ``path`` as it was.
-
-    Raises:
-        OSError: the file could not be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")  # one name, so that what a kill leaves is written over by the next
-    try:
-        with open(beside, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-
-
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Write a state of tensors, numbers and strings to ``path`` atomically.
 
     Raises:
         OSError: the file could not be written; the previous one is left as it was.
     """
-    write_atomically(Path(path), lambda file: torch.save({"format": FORMAT, **state}, file))
+    with replacing(path) as beside:
+        torch.save({"format": FORMAT, **state}, beside)
 
 
 def load(path: str | Path) -> dict[str, Any]:

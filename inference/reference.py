@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checkpoint import write_atomically
+from .atomic import replacing
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -119,7 +119,8 @@ class Reference:
         arrays |= {f"stats/{name}": value for name, value in self.stats.items()}
         for key, found in self.summary.items():
             arrays |= {f"summary/{key}/{name}": value for name, value in found.items()}
-        write_atomically(target, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+        with replacing(target) as beside, beside.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return target
 
     @classmethod

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .inference.atomic import replacing
 from .labels import Scalar, with_unit
 
 if TYPE_CHECKING:
@@ -267,9 +268,5 @@ def _broken(text: str, width: int) -> str:
 
 def _save(figure: Any, path: Path) -> None:
     """Write the PNG to the side and rename it."""
-    side = path.with_name(f".{path.name}.tmp")
-    try:
-        figure.savefig(side, dpi=130, format="png")
-        side.replace(path)
-    finally:
-        side.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=130, format="png")

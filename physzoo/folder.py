@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .inference.atomic import replacing
+
 FORMAT = "physzoo-run-1"
 SETTINGS, REPORT, CHECKPOINT = "settings.json", "report.json", "checkpoint.pt"
 FINISHED = "finished.pt"  # after the last stage, where a training has two
@@ -104,9 +106,8 @@ class Folder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file to the side and rename it."""
-        side = self.path / f".{name}.tmp"
-        side.write_text(text, encoding="utf-8")
-        side.replace(self.path / name)
+        with replacing(self.file(name)) as beside:
+            beside.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, content: Any) -> None:
         """Write JSON to the side and rename it; numbers that are not finite become strings."""
@@ -115,12 +116,8 @@ class Folder:
 
     def write_tree(self, name: str, tree: Any) -> None:
         """Write an ArviZ DataTree as netCDF, to the side and renamed."""
-        side = self.path / f".{name}.tmp"
-        try:
-            tree.to_netcdf(side, engine="h5netcdf")
-            side.replace(self.path / name)
-        finally:
-            side.unlink(missing_ok=True)
+        with replacing(self.file(name)) as beside:
+            tree.to_netcdf(beside, engine="h5netcdf")
 
 
 def plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from .folder import plain
+from .inference.atomic import replacing
 from .task import RunOptions, Task, animal_named, build_task
 
 
@@ -81,7 +82,6 @@ def save(task: Task, facts: Mapping[str, Any], folder: str | Path | None = None)
     from safetensors.torch import save_file
 
     target = _folder() if folder is None else Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{part}/{key}": value.detach().to("cpu").contiguous().clone()
         for part, module in (("model", task.model), ("guide", task.guide))
@@ -90,16 +90,12 @@ def save(task: Task, facts: Mapping[str, Any], folder: str | Path | None = None)
     tensors = {key: value.float() if value.dtype == torch.float64 else value for key, value in tensors.items()}
     path = target / f"{task.animal.name}.safetensors"
     for file, write in (
-        (path, lambda side: save_file(tensors, side)),
-        (path.with_suffix(".json"), lambda side: side.write_text(json.dumps(plain(facts), indent=2) + "\n")),
+        (path, lambda beside: save_file(tensors, beside)),
+        (path.with_suffix(".json"), lambda beside: beside.write_text(json.dumps(plain(facts), indent=2) + "\n")),
     ):
-        side = file.with_name(f".{file.name}.tmp")
-        try:
-            write(side)
-            side.chmod(0o644)
-            side.replace(file)
-        finally:
-            side.unlink(missing_ok=True)
+        with replacing(file) as beside:
+            write(beside)
+            beside.chmod(0o644)
     return path
 
 

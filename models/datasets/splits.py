@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...inference.atomic import replacing
+
 FORMAT = "physzoo-splits-1"
 PARTS = ("train", "valid", "test")
 
@@ -128,7 +130,6 @@ class Splits:
 
     def save(self, path: str | Path) -> None:
         """Write everything to one .npz, as float32, to the side and renamed."""
-        path = Path(path)
         about = {"format": FORMAT, **{key: getattr(self, key) for key in ("system", "source", "licence", "seed")}}
         arrays = {"about": np.array(json.dumps(about))}
         for part, split in self.items():
@@ -139,13 +140,8 @@ class Splits:
             for group in ("truths", "covariates"):
                 for name, value in getattr(split, group).items():
                     arrays[f"{part}/{group}/{name}"] = value.numpy()
-        side = path.with_name(f".{path.name}.tmp")
-        try:
-            with side.open("wb") as file:
-                np.savez(file, **cast(Any, arrays))
-            side.replace(path)
-        finally:
-            side.unlink(missing_ok=True)
+        with replacing(path) as beside, beside.open("wb") as file:
+            np.savez(file, **cast(Any, arrays))
 
     @classmethod
     def load(cls, path: str | Path, system: str | None = None) -> Splits:
