@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -87,7 +87,7 @@ def estimated(target: Target, u: Tensor, iterations: int = 10) -> tuple[Tensor, 
         columns = [
             torch.func.jvp(lambda z: target.problem.residual(u, z), (z,), (one.expand_as(z),)) for one in unit.unbind()
         ]
-        slope = torch.stack([column for _, column in columns], -1) / target.scale
+        slope = torch.stack([column for _, column, *_ in columns], -1) / target.scale
         tril = torch.linalg.cholesky(slope.mT @ slope + unit)
         if step == iterations:
             break
@@ -172,10 +172,20 @@ def head_judged(model: VirtualPairs, guide: PreconditionedGuide, seed: int) -> d
 
 
 class InverseHead:
-    """The head learnt from pairs of a fixed q(u | z), then both learnt together by the ELBO of PDDLVM."""
+    """The head learnt from pairs of a fixed q(u | z), then both learnt together by the ELBO of PDDLVM.
 
-    def __init__(self, target: Target, guide: Callable[[], PreconditionedGuide], seed: int) -> None:
-        self.target, self.seed = target, seed
+    Args:
+        target: what q(u | z) is of.
+        guide: gives q(u | z).
+        seed: of the trainings.
+        stages: steps of "head alone" and of "together", in this order.
+    """
+
+    def __init__(
+        self, target: Target, guide: Callable[[], PreconditionedGuide], seed: int, stages: Mapping[str, int]
+    ) -> None:
+        self.target, self.seed, self.stages = target, seed, stages
+        self.train = cache(self._train)
         self.model = VirtualPairs(target, seed)
         self.guide = cache(lambda: self._own(guide()))
 
@@ -184,9 +194,16 @@ class InverseHead:
         own.guide_z = UnderPrior(self.target).prior
         return own
 
-    def train(self, name: str, steps: int) -> dict[str, Any]:
-        """Train what ``name`` says, "head alone" or "together", for some steps more and return the line."""
-        together, guide = name == "together", self.guide()
+    def line(self, name: str) -> dict[str, Any]:
+        """Return the line of a stage; those before it are trained first, also where their lines were made in another run."""
+        for stage in self.stages:
+            found = self.train(stage)
+            if stage == name:
+                return found
+        raise KeyError(name)
+
+    def _train(self, name: str) -> dict[str, Any]:
+        together, guide, steps = name == "together", self.guide(), self.stages[name]
         guide.net.requires_grad_(together).train(together)
         began = time.process_time()
         options: dict[str, Any] = {"seed": self.seed, "max_skipped": 50, "progress": False}

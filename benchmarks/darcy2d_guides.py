@@ -44,10 +44,19 @@ def case(seed: int, quick: bool) -> Case:
     pairs = simulate(model, 16 if quick else RANKED, seed=seed)
     chains = []
     for index, y in enumerate(pairs["y"][:SETS]):
-        at = laplace(model, {"y": y}, seed=seed + index)
+        at = laplace(model, {"y": y}, seed=seed + 1000 + index)  # not the seed of the truths
         draws = 20 if quick else 250
         chains.append(
-            hmc(model, {"y": y}, loc=at.loc, tril=at.tril, chains=20, draws=draws, seed=seed + index, progress=False)
+            hmc(
+                model,
+                {"y": y},
+                loc=at.loc,
+                tril=at.tril,
+                chains=20,
+                draws=draws,
+                seed=seed + 1000 + index,
+                progress=False,
+            )
         )
     references = torch.stack([torch.from_numpy(found.draws["z"]).flatten(0, 1) for found in chains])
     trust = {"r_hat": max(found.r_hat for found in chains), "ess": min(found.ess for found in chains)}
@@ -66,7 +75,7 @@ def trained(own: Case, family: str, objective: Objective, seed: int, quick: bool
 
 def line(own: Case, facts: Row, guide: Any, seconds: float, seed: int) -> Row:
     """Return what is known of one guide."""
-    found = judged(own.model, guide, own.pairs["y"][:SETS], own.references, "z", seed + 1)
+    found = judged(own.model, guide, own.pairs["y"][:SETS], own.references, seed + 1)
     return facts | found | ranked(own, guide, seed + 2) | {"cpu_seconds": seconds}
 
 

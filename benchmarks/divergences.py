@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import time
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from physzoo.guides import AmortizedGuide, Whitening, amortize
-from physzoo.guides.sites import simulate
+from physzoo.guides.sites import seeded, simulate
 from physzoo.inference.data import Simulator
 from physzoo.inference.divergences import MMD, AlphaJS, EnergyDistance, Renyi, SlicedWasserstein
 from physzoo.inference.fit import FitOptions, fit
@@ -116,7 +117,7 @@ def linear_row(name: str, objective: Objective, many: bool, steps: int, seed: in
     example = {"y": y[0].float() if many else y[0]}
     guide, seconds = trained(model, example, "diagonal", objective, steps, 2e-3 if many else 0.01, seed, many)
     answers = [exact_posterior(LinearGaussian(), one) for one in y]
-    with torch.no_grad():
+    with torch.no_grad(), seeded(seed + 2):
         draws = guide.sample({"y": y.to(guide.loc.dtype) if many else y[0]}, 4000 if many else 100_000)["z"].double()
     draws = draws if many else draws.unsqueeze(1)
     truth = answers[0].covariance.diagonal()
@@ -174,12 +175,9 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for case in ("one data set", "amortised"):
         ratio = {row["objective"]: row["variance_ratios"] for row in rows if row["case"] == f"linear Gaussian, {case}"}
-        forward = ratio.get("forward KL", ratio["reweighted wake"])
-        steps = [
-            all(np.less_equal(ratio["reverse KL"], ratio["Renyi .5"])),
-            all(np.less_equal(ratio["Renyi .5"], forward)),
-        ]
-        facts[f"ordered_{case.replace(' ', '_')}"] = all(steps)
+        order = ["reverse KL", "Renyi .5", "forward KL"]  # the last needs simulated data: not of one data set
+        known = [ratio[name] for name in order if name in ratio]
+        facts[f"ordered_{case.replace(' ', '_')}"] = all(bool(np.less_equal(a, b).all()) for a, b in pairwise(known))
     folded = [row for row in rows if row["case"].startswith("folded")]
     worst = {name: min(row["smaller_mode_worst"] for row in folded if row["objective"] == name) for name in COVERING}
     return facts | {

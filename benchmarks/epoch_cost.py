@@ -36,7 +36,7 @@ from physzoo.physics.grey_box import Decoded, GreyBoxODE
 
 FRAMES, STEP, BATCH, SETS = data.FRAMES, data.STEP, 200, 1000
 LOW, HIGH, START = 0.392, 3.53, (1.0, 0.1)
-WEIGHTS = {"predictive": 0.01, "cleansing": 0.01, "sleep": 1.0}
+WEIGHTS: dict[str, Any] = {"predictive": 0.01, "cleansing": 0.01, "sleep": 1.0}
 RATE = 1e-3
 
 

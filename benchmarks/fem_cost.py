@@ -10,6 +10,8 @@ for a sample of a batch.
     python benchmarks/fem_cost.py [--repeats 300] [--rounds 7]
 """
 
+# UFL and dolfinx annotate with unions of all that an operation might return.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOptionalMemberAccess=false, reportOperatorIssue=false
 from __future__ import annotations
 
 import argparse

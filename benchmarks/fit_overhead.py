@@ -16,9 +16,11 @@ import time
 
 import pyro
 import pyro.distributions as dist
+import pyro.nn
 import torch
 from _store import store
 from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from physzoo.inference.data import DataSets
@@ -98,7 +100,7 @@ def by_svi(model: Decoder, guide: Encoder, data: Tensor, steps: int) -> None:
 
         return run
 
-    svi = SVI(batched(model), batched(guide), pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    svi = SVI(batched(model), batched(guide), Adam({"lr": 1e-3}), Trace_ELBO())
     order = torch.randperm(SETS)
     for step in range(steps):
         place = step % (SETS // BATCH)

@@ -62,7 +62,7 @@ def disks(model: nn.Module, guide: Any, test: Split) -> dict[str, float]:
     """Error and coverage of the position angle, on its circle, and coverage on more images; none for a model without a disk."""
     if not isinstance(model, Galaxy):
         return {}
-    many = generate(MANY_SEED, (1, 1, MANY), SIZE).test
+    many: Any = generate(MANY_SEED, (1, 1, MANY), SIZE).test
     found, more = judged(model, guide, test, ("angle",)), judged(model, guide, many, tuple(RANGES))
     own = {name: value for name, value in found.items() if name.startswith("angle")}
     return {**own, **{f"many_{name}": more[name] for name in (f"{site}_covered_95" for site in RANGES)}}

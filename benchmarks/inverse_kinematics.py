@@ -19,6 +19,7 @@ from _store import Rows, store
 from guide_ablation import DATASETS, Target, arm, judged
 
 from physzoo.guides import amortize
+from physzoo.guides.sites import seeded
 from physzoo.inference.data import Simulator
 from physzoo.inference.fit import FitOptions, fit
 from physzoo.inference.objectives import ForwardKL
@@ -36,7 +37,8 @@ def row(target: Target, seed: int, less: int, datasets: int) -> dict[str, Any]:
     options = FitOptions(recipe.steps // less, recipe.learning_rate, max_skipped=10, seed=seed, progress=False)
     fit(model, guide, Simulator(recipe.batch_size), ForwardKL(), options)
     seconds = time.process_time() - started
-    z = guide.sample(data, SHARE_DRAWS)["z"]
+    with seeded(seed + 1):
+        z = guide.sample(data, SHARE_DRAWS)["z"]
     side = (z[:, 3] > z[:, 1]).double().mean().item()
     return {
         "seed": seed,

@@ -96,7 +96,8 @@ def main() -> None:
     parser.add_argument("--slow", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        child(*arguments.child, arguments.slow)
+        checkpoint, final = arguments.child
+        child(checkpoint, final, arguments.slow)
         return
     whole = train(None)
     generator = torch.Generator().manual_seed(0)

@@ -5,7 +5,8 @@
 FOLDER holds observation_*.npz, each with "observation" (20 numbers, prey first) and "reference_posterior" (draws of the four
 rates); by default that of the data folder that the environment variable PHYSZOO_SHARED names. The guide of a single
 observation starts at mean and covariance of the amortised one and is fitted by the ELBO. C2ST on logarithms of the rates,
-4,000 draws a side. Negative control: the amortised draws with 0.8 times their sd.
+4,000 draws a side. Negative control: the draws with 0.8 times their sd. The level of the refined guides, .55, rejects them; that
+of the amortised guide, .75, is too far for it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from _judge import narrowed
 from _store import store
 
 from physzoo.guides import AmortizedGuide, amortize
+from physzoo.guides.sites import seeded
 from physzoo.inference.calibrate import calibrate
 from physzoo.inference.compare import c2st
 from physzoo.inference.data import simulated_once
@@ -33,6 +36,7 @@ from physzoo.models.lotka_volterra_benchmark import RATES, counts
 
 DRAWS = 4000
 REFINED = {"steps": 300, "learning_rate": 3e-3, "particles": 64}
+REFINED_LEVEL = 0.55
 PUBLISHED = {"NPE": 0.981, "SNPE": 0.928, "SNLE": 0.695, "SNRE": 0.831}
 
 
@@ -54,19 +58,22 @@ def row(model: Any, guide: AmortizedGuide, path: Path, seed: int) -> dict[str, A
     reference = reference[np.random.default_rng(seed).permutation(len(reference))]
     one, started = draw(model, guide, data, DRAWS, seed=seed), time.process_time()
     recipe = get("lotka_volterra_benchmark").recipe
-    alone = amortize(model, None, recipe.family, example=data, whitening=guide.whitening(data), seed=seed)
+    with seeded(seed + 1):
+        near = guide.whitening(data)
+    alone = amortize(model, None, recipe.family, example=data, whitening=near, seed=seed)
     options = {"steps": REFINED["steps"], "learning_rate": REFINED["learning_rate"], "seed": seed, "max_skipped": 10}
     fit(model, alone, data, ELBO(int(REFINED["particles"])), progress=False, **options)
     seconds = time.process_time() - started
-    two = draw(model, alone, data, DRAWS, seed=seed + 1)
+    two = draw(model, alone, data, DRAWS, seed=seed + 2)
     x, y = (np.stack([found.values[name].log().numpy() for name in RATES], -1) for found in (one, two))
-    narrow = x.mean(0) + 0.8 * (x - x.mean(0))
-    score = {name: c2st(found, reference[:DRAWS]) for name, found in (("", x), ("_refined", y), ("_sd_x_0.8", narrow))}
+    compared = {"": x, "_refined": y, "_sd_x_0.8": narrowed(x), "_refined_sd_x_0.8": narrowed(y)}
+    score = {name: c2st(found, reference[:DRAWS]) for name, found in compared.items()}
     return {
         "observation": path.stem.split("_")[-1],
         "c2st": score[""],
         "c2st_refined": score["_refined"],
         "c2st_sd_x_0.8": score["_sd_x_0.8"],
+        "c2st_refined_sd_x_0.8": score["_refined_sd_x_0.8"],
         "worst_mean_error_sd": float(np.abs((x.mean(0) - reference.mean(0)) / reference.std(0)).max()),
         "worst_mean_error_sd_refined": float(np.abs((y.mean(0) - reference.mean(0)) / reference.std(0)).max()),
         "smallest_sd_ratio": float((x.std(0) / reference.std(0)).min()),
@@ -91,6 +98,7 @@ def main() -> None:
     rows = [row(model, guide, path, given.seed) for path in paths]
     found = calibrate(model, guide, datasets=512, seed=given.seed + 60, progress=False)
     control = calibrate(model, guide, datasets=512, seed=given.seed + 61, widen=0.8, progress=False)
+    narrow = min(line["c2st_refined_sd_x_0.8"] for line in rows)
     store(
         "lotka_volterra_benchmark",
         rows,
@@ -99,13 +107,14 @@ def main() -> None:
         mean_c2st_refined=float(np.mean([line["c2st_refined"] for line in rows])),
         mean_c2st_published=PUBLISHED,
         published="Lueckmann et al., arXiv:2101.04653: mean of ten observations, 100,000 simulations, no likelihood",
-        pass_levels="mean C2ST <= 0.75 with one amortised guide, <= 0.55 after refinement",
+        pass_levels=f"mean C2ST <= 0.75 with one amortised guide, <= {REFINED_LEVEL} after refinement",
         cpu_seconds=seconds,
         total_cpu_seconds=seconds + sum(line["refinement_cpu_seconds"] for line in rows),
         smallest_holm_p=min(found.adjusted.values()),
         coverage=found.coverage,
         median_k_hat=float(np.median(found.k_hat)),
         sd_x_0_8_rejected=bool(control.rejected),
+        refined_sd_x_0_8_rejected=narrow > REFINED_LEVEL,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _judge import narrowed
 from _store import store
 from torch import Tensor
 
@@ -57,14 +58,13 @@ def row(seed: int, reference: np.ndarray) -> dict[str, Any]:
     draws = draw(model, guide, data, 10_000, seed=seed + 1)
     x = columns(draws.values)
     result = compare({"x": x}, {"x": reference}, limit=4000)
-    narrowed = x.mean(0) + 0.8 * (x - x.mean(0))
     return {
         "seed": seed,
         "worst_mean_error_sd": float(np.abs((x.mean(0) - reference.mean(0)) / reference.std(0)).max()),
         "smallest_sd_ratio": float((x.std(0) / reference.std(0)).min()),
         "largest_sd_ratio": float((x.std(0) / reference.std(0)).max()),
         "c2st": result.c2st,
-        "c2st_sd_x_0.8": c2st(narrowed[:4000], reference[:: len(reference) // 4000][:4000]),
+        "c2st_sd_x_0.8": c2st(narrowed(x)[:4000], reference[:: len(reference) // 4000][:4000]),
         "k_hat": float(k_hat(draws.log_p.numpy(), draws.log_q.numpy())),
         "cpu_seconds": cpu,
         "wall_seconds": wall,

@@ -4,9 +4,10 @@
 
 Every family is trained on fresh simulations of the model, then held against batched pCN references of 16 data sets (R-hat
 and effective sample size in the facts), and calibrated on 512 data sets, three times. Diagonal and full rank, networks
-alone, are shown with their shortfall; the recipe, a spline flow around Gauss-Newton steps through the solver, is trained
-from three seeds. Its settings were found with other references and calibration seeds. "1,000 draws" is the wall time of
-a posterior sample for new data. sd x 0.8 is the negative control.
+alone, are shown with their shortfall, full rank also with the flow's Gauss-Newton steps, training steps and batch; the recipe,
+a spline flow around Gauss-Newton steps through the solver, is trained from three seeds. Its settings were found with other
+references and calibration seeds. "1,000 draws" is the wall time of a posterior sample for new data. sd x 0.8 is the negative
+control.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from _judge import against
 from _store import store
 from torch import Tensor
 
 from physzoo.guides import amortize
-from physzoo.guides.sites import simulate
+from physzoo.guides.sites import seeded, simulate
 from physzoo.inference.calibrate import calibrate
-from physzoo.inference.compare import c2st
 from physzoo.inference.data import Simulator
 from physzoo.inference.fit import FitOptions, fit
 from physzoo.inference.objectives import ELBO, ForwardKL, Objective
@@ -53,7 +54,7 @@ def references(quick: bool) -> tuple[Tensor, Tensor, dict[str, float]]:
         draws=1000,
         warmup=3000,
         thin=2 if quick else 20,
-        seed=SEED,
+        seed=SEED + 1000,  # not the seed of the truths
         progress=False,
     )
     draws = torch.as_tensor(result.draws["z"])
@@ -107,26 +108,19 @@ def alone() -> None:
 def row(plan: Plan, sets: np.ndarray, references: np.ndarray) -> dict[str, Any]:
     data, reference = torch.as_tensor(sets), torch.as_tensor(references)
     model, guide, seconds = trained(plan)
-    torch.manual_seed(1)
     y = data.float()
-    draws = guide.sample({"y": y}, 4000)["z"].double().transpose(0, 1)
-    mean, sd = reference.mean(1), reference.std(1)
-    scores = [
-        c2st(draws[i].numpy(), reference[i, :: reference.shape[1] // 4000][:4000].numpy()) for i in range(len(data))
-    ]
-    ratios = draws.std(1) / sd
+    with seeded(1):
+        draws = guide.sample({"y": y}, 4000)["z"].double().transpose(0, 1)
+    ratios = draws.std(1) / reference.std(1)
     trials = [calibrate(model, guide, datasets=DATASETS, draws=200, seed=seed, progress=False) for seed in CALIBRATION]
     checked = trials[0]
     narrowed = calibrate(model, guide, datasets=DATASETS, draws=200, seed=CALIBRATION[0], widen=0.8, progress=False)
     return {
         "guide": plan.name,
         "training_seed": plan.seed,
-        "median_c2st": float(np.median(scores)),
-        "worst_c2st": max(scores),
-        "median_sd_ratio": ratios.median().item(),
+        **against(draws.numpy(), reference.numpy(), 4000),
         "smallest_sd_ratio_by_unknown": ratios.median(0).values.min().item(),
         "largest_sd_ratio_by_unknown": ratios.median(0).values.max().item(),
-        "median_mean_error_sd": ((draws.mean(1) - mean).abs() / sd).median().item(),
         "smallest_holm_p": min(checked.adjusted.values()),
         "smallest_holm_p_two_more_seeds": [min(trial.adjusted.values()) for trial in trials[1:]],
         "calibrated": checked.passed,
@@ -150,21 +144,14 @@ def main() -> None:
     plans = [
         Plan("diagonal, forward KL", "diagonal", ForwardKL(), 4000, 2e-3),
         Plan("full rank, forward KL", "full", ForwardKL(), 4000, 2e-3),
-        Plan("full rank, reverse KL", "full", ELBO(1), 8000, 1e-3),
+        Plan("diagonal, reverse KL", "diagonal", ELBO(1), 31_000, 1e-3),
+        Plan("full rank, reverse KL", "full", ELBO(1), 31_000, 1e-3),
     ]
+    shared = recipe.steps, recipe.learning_rate, recipe.batch_size
+    refine = {"refine": recipe.options["refine"]}
+    plans.append(Plan("refined full rank, forward KL", "full", ForwardKL(), *shared, refine))
     for seed in TRAININGS:
-        plans.append(
-            Plan(
-                "refined spline flow, forward KL",
-                recipe.family,
-                ForwardKL(),
-                recipe.steps,
-                recipe.learning_rate,
-                recipe.batch_size,
-                recipe.options,
-                seed,
-            )
-        )
+        plans.append(Plan("refined spline flow, forward KL", recipe.family, ForwardKL(), *shared, recipe.options, seed))
     if quick:
         plans = [replace(plan, steps=plan.steps // 50) for plan in plans]
     rows = []
