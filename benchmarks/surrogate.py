@@ -166,8 +166,8 @@ def main() -> None:
     z = draws_of(SEED + 4, sets)
     noise = torch.randn(sets, 8, generator=torch.Generator().manual_seed(SEED + 5), dtype=torch.float64)
     y, truth = exact.observe(exact.solve(z)) + model.noise * noise, z.numpy()
-    reference, trust = Sampler(y, *((200, 40, 20) if quick else (800, 200, 1000))).run(model, SEED + 6)
-    sampler = Sampler(y, *((200, 40, 20) if quick else (800, 200, 600)))
+    reference, trust = Sampler(y, *((200, 40, 20) if quick else (800, 200, 2000))).run(model, SEED + 6)
+    sampler = Sampler(y, *((200, 40, 20) if quick else (800, 200, 1500)))
     rows: list[Row] = []
 
     def add(network: str, source: str, error: str, draws: np.ndarray, **columns: Any) -> None:
