@@ -20,7 +20,7 @@ from physzoo.inference.divergences import AlphaJS
 from physzoo.inference.objectives import ELBO, ForwardKL, Objective
 
 SETS, ALPHAS = 8, (0.05, 0.2, 0.5, 0.9)
-STEPS, RATE, BATCH = 4000, 2e-3, 512
+STEPS, RATE, BATCH = 16_000, 2e-3, 512
 SHOWN = ("median_c2st", "worst_c2st", "median_sd_ratio", "smallest_sd_ratio_by_unknown", "largest_sd_ratio_by_unknown",
          "median_mean_error_sd", "smallest_holm_p", "calibrated", "coverage_95", "median_k_hat", "sd_x_0.8_rejected",
          "training_cpu_seconds")  # fmt: skip
