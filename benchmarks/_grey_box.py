@@ -22,8 +22,8 @@ import torch
 from _store import store, table_text
 from torch import Tensor, nn
 
+from physzoo.guides.atomic import replacing
 from physzoo.guides.cleansing import cleansing_guide
-from physzoo.inference.atomic import replacing
 from physzoo.inference.checkpoint import CheckpointError, load
 from physzoo.inference.closed_forms import principal_components, training_mean
 from physzoo.inference.data import DataSets

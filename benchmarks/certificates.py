@@ -15,7 +15,7 @@ from typing import Any
 
 from _store import RESULTS, lines_of, table
 
-from physzoo.inference.atomic import replacing
+from physzoo.guides.atomic import replacing
 
 Rows = list[dict[str, Any]]
 Facts = dict[str, Any]

@@ -23,8 +23,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from physzoo.guides import amortize
+from physzoo.guides.atomic import replacing
 from physzoo.guides.encoders import MLP
-from physzoo.inference.atomic import replacing
 from physzoo.inference.data import DataSets
 from physzoo.inference.densities import draw
 from physzoo.inference.fit import fit

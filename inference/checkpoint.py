@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .atomic import replacing
+from ..guides.atomic import replacing
 
 FORMAT = "physzoo-checkpoint-1"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .atomic import replacing
+from ..guides.atomic import replacing
 
 if TYPE_CHECKING:
     from xarray import DataTree

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .inference.atomic import replacing
+from .guides.atomic import replacing
 from .labels import Scalar, with_unit
 
 if TYPE_CHECKING:

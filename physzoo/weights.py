@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .folder import plain
-from .inference.atomic import replacing
+from .guides.atomic import replacing
 from .task import RunOptions, Task, animal_named, build_task
 
 

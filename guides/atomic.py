@@ -1,4 +1,7 @@
-"""Files appear whole or not at all."""
+"""Files appear whole or not at all.
+
+This room is the lowest that all those may look into that write files.
+"""
 
 from __future__ import annotations
 
