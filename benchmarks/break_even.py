@@ -56,10 +56,11 @@ JUDGED = 20_000  # draws of an unweighted guide from which its means and sds are
 
 @dataclass(frozen=True)
 class Size:
-    """How much work; the guide's in 1D, which refines through the solver, and in 2D, through the network."""
+    """How much work; where there are two, in 1D (the guide refines through the solver), and in 2D (through the network)."""
 
     sets: int = 12
-    draws: int = 50
+    draws: tuple[int, int] = (400, 50)
+    warmup: tuple[int, int] = (200, 40)
     steps: int = 2500
     solves: int = 4096
     pairs: tuple[int, int] = (8192, 32768)
@@ -87,14 +88,14 @@ class Found:
         return self.seconds * EFFECTIVE / self.effective
 
 
-def sampled(model: Any, data: Tensor, draws: int, seed: int, single: bool = False) -> list[Found]:
+def sampled(model: Any, data: Tensor, draws: int, warmup: int, seed: int, single: bool = False) -> list[Found]:
     """Laplace for each data set, then HMC with twenty chains for all of them at once, if wanted in float32."""
     began = time.process_time()
     starts = [laplace(model, {"y": y}, seed=seed + i) for i, y in enumerate(data)]
     if single:
         model, data = copy.deepcopy(model).float(), data.float()
     loc, tril = (torch.stack([getattr(start, part) for start in starts]).to(data) for part in ("loc", "tril"))
-    options: dict[str, Any] = {"chains": 20, "draws": draws, "warmup": 40, "seed": seed, "progress": False}
+    options: dict[str, Any] = {"chains": 20, "draws": draws, "warmup": warmup, "seed": seed, "progress": False}
     found = hmc(model, {"y": data}, datasets=True, loc=loc, tril=tril, **options)
     seconds = (time.process_time() - began) / len(data)
     kept = []
@@ -185,12 +186,13 @@ def rows_of(name: str, make: Callable[[], Any], size: Size, flat: bool) -> list[
         "guide, weighted": (of_guide, []),
     }
     truths: list[Found] = []
+    draws, warmup = size.draws[not flat], size.warmup[not flat]
     for first, y in enumerate([data] if flat else data.split(1)):
         seed = SEED + 1000 * (first + 1)
-        truths += sampled(model, y, 2 * size.draws, seed + 100, single=flat)  # finite elements are in float64
-        network = sampled(replaced, y, size.draws, seed + 200, single=flat)
+        truths += sampled(model, y, 2 * draws, warmup, seed + 100, single=flat)  # finite elements are in float64
+        network = sampled(replaced, y, draws, warmup, seed + 200, single=flat)
         found = (
-            sampled(model, y, size.draws, seed + 300, single=flat),
+            sampled(model, y, draws, warmup, seed + 300, single=flat),
             network,
             weighted(model, replaced, y, network),
             *guided(single, guide, y, seed + 400),
@@ -275,7 +277,7 @@ def main() -> None:
     quick = given.quick
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    size = Size(1, 20, 100, 256, (256, 256), (50, 50)) if quick else Size()
+    size = Size(1, (20, 20), (40, 40), 100, 256, (256, 256), (50, 50)) if quick else Size()
     problems: dict[str, Callable[[], Any]] = {"1D, 64 elements": Poisson1D}
     for cells in [8] if quick else given.cells:
         problems[f"2D, {cells} x {cells} cells"] = lambda cells=cells: Darcy2D(cells=cells)
