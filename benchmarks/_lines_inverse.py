@@ -178,14 +178,16 @@ def missing_sensors(stored: dict[str, Any]) -> list[Line]:
         right: ", ".join(
             f"{100 * row['share']:g} % {row['c2st_worst' if right else 'c2st_best']:.2f}"
             for row in stored["rows"]
-            if row["corrected"] is right
+            if row["corrected"] is right and row["sensors_kept"]
         )
         for right in (True, False)
     }
+    prior = next(row["kl_to_the_prior"] for row in stored["rows"] if row["corrected"] and not row["sensors_kept"])
     sets = min(row["data_sets"] for row in stored["rows"])
     many = "one data set" if sets == 1 else f"worst (without the determinant: best) of {sets} data sets"
     claim = f"`poisson1d`, virtual observables with sensors left out: C2ST to the forward posterior, {many}"
-    return [(claim, f"{shown[True]}; without the determinant: {shown[False]}", "missing_sensors")]
+    figure = f"{shown[True]}, 0 % KL to the prior {prior:.2g}; without the determinant: {shown[False]}"
+    return [(claim, figure, "missing_sensors")]
 
 
 def small_data(stored: dict[str, Any]) -> list[Line]:
