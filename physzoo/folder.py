@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .guides.atomic import replacing
+
 FORMAT = "physzoo-run-1"
 SETTINGS, REPORT, CHECKPOINT = "settings.json", "report.json", "checkpoint.pt"
 FINISHED = "finished.pt"  # after the last stage, where a training has two
@@ -104,8 +106,6 @@ class Folder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file to the side and rename it."""
-        from .guides.atomic import replacing  # brings torch, which help and errors do not wait for
-
         with replacing(self.file(name)) as beside:
             beside.write_text(text, encoding="utf-8")
 
@@ -116,8 +116,6 @@ class Folder:
 
     def write_tree(self, name: str, tree: Any) -> None:
         """Write an ArviZ DataTree as netCDF, to the side and renamed."""
-        from .guides.atomic import replacing
-
         with replacing(self.file(name)) as beside:
             tree.to_netcdf(beside, engine="h5netcdf")
 
