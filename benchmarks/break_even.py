@@ -58,7 +58,7 @@ JUDGED = 20_000  # draws of an unweighted guide from which its means and sds are
 class Size:
     """How much work; where there are two, in 1D (the guide refines through the solver), and in 2D (through the network)."""
 
-    sets: int = 12
+    sets: tuple[int, int] = (48, 12)
     draws: tuple[int, int] = (400, 50)
     warmup: tuple[int, int] = (200, 40)
     steps: int = 2500
@@ -170,7 +170,7 @@ def guide_of(model: Any, inner: Any, pairs: int, steps: int) -> tuple[Any, float
 def rows_of(name: str, make: Callable[[], Any], size: Size, flat: bool) -> list[dict[str, Any]]:
     """Return the lines of one problem; ``flat`` is the 1D one."""
     model = make()
-    data = simulate(model, size.sets, seed=SEED + 2)["y"]
+    data = simulate(model, size.sets[not flat], seed=SEED + 2)["y"]
     surrogate, simulating, training = surrogate_of(model, size, energy=flat)
     replaced = make()
     replaced.problem = surrogate
@@ -277,7 +277,7 @@ def main() -> None:
     quick = given.quick
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    size = Size(1, (20, 20), (40, 40), 100, 256, (256, 256), (50, 50)) if quick else Size()
+    size = Size((2, 1), (20, 20), (40, 40), 100, 256, (256, 256), (50, 50)) if quick else Size()
     problems: dict[str, Callable[[], Any]] = {"1D, 64 elements": Poisson1D}
     for cells in [8] if quick else given.cells:
         problems[f"2D, {cells} x {cells} cells"] = lambda cells=cells: Darcy2D(cells=cells)

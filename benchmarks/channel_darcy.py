@@ -29,21 +29,19 @@ from typing import Any
 import numpy as np
 import torch
 from _judge import narrowed
+from _recipe import alone, amortised
 from _store import store
 from relaxed_base import BASES, FEW, STEPS, relaxed
 from torch import Tensor
 
-from physzoo.guides import AmortizedGuide, amortize
+from physzoo.guides import AmortizedGuide
 from physzoo.guides.sites import seeded, simulate
 from physzoo.guides.unconstrained import Whitening
 from physzoo.inference.calibrate import calibrate
 from physzoo.inference.compare import c2st
-from physzoo.inference.data import simulated_once
 from physzoo.inference.densities import draw
-from physzoo.inference.fit import fit
 from physzoo.inference.importance import k_hat, smoothed
 from physzoo.inference.laplace import laplace
-from physzoo.inference.objectives import ELBO, ForwardKL
 from physzoo.inference.point_estimate import point_estimate
 from physzoo.inference.reference import Reference
 from physzoo.inference.reference_hmc import hmc
@@ -71,34 +69,11 @@ SLACK = 0.05  # of the contrast: the decoder reaches neither ground nor channel 
 Row = dict[str, Any]
 
 
-def amortised(seed: int, quick: bool) -> tuple[ChannelDarcy, AmortizedGuide, float]:
-    """Return the model, an amortised guide, and the CPU seconds."""
-    animal, started = get("channel_darcy"), time.process_time()
-    model, recipe = animal.model(), AMORTISED
-    guide = amortize(model, recipe.encoder, recipe.family, example=animal.data(), seed=seed, **recipe.options)
-    share = 20 if quick else 1
-    pairs = simulated_once(model, guide, recipe.simulations // share, recipe.batch_size, seed=seed)
-    held_out = simulated_once(model, guide, HELD_OUT // share, seed=seed + 5)
-    options = {"steps": recipe.steps // share, "learning_rate": recipe.learning_rate, "seed": seed, "max_skipped": 10}
-    fit(model, guide, pairs, ForwardKL(), held_out=held_out, evaluate_every=100 // share, progress=False, **options)
-    return model, guide, time.process_time() - started  # type: ignore[return-value]  # the animal says Module
-
-
 def chains(model: ChannelDarcy, data: dict[str, Any], start: Whitening, seed: int, quick: bool) -> Reference:
     """Return HMC around the largest mode of a data set."""
     draws = 25 if quick else 500
     options: dict[str, Any] = {"chains": 20, "draws": draws, "warmup": 200, "seed": seed, "progress": False}
     return hmc(model, data, loc=start.loc, tril=start.tril, **options)
-
-
-def alone(model: ChannelDarcy, data: dict[str, Any], start: Whitening, seed: int, quick: bool) -> AmortizedGuide:
-    """Return a flow fitted to one data set by the ELBO, from its Laplace approximation."""
-    recipe = get("channel_darcy").recipe
-    guide = amortize(model, None, recipe.family, example=data, whitening=start, seed=seed, **recipe.options)
-    steps, rate = recipe.steps // (20 if quick else 1), recipe.learning_rate
-    objective = ELBO(recipe.particles)
-    fit(model, guide, data, objective, steps=steps, learning_rate=rate, seed=seed, max_skipped=10, progress=False)
-    return guide
 
 
 def field_error(field: Tensor, truth: Tensor) -> float:
@@ -135,7 +110,8 @@ def more(model: ChannelDarcy, y: Tensor, truth: Tensor, exact: Tensor, start: Wh
     """Return what is done for one data set alone: the flow and the point estimate."""
     data = {"y": y}
     started = time.process_time()
-    drawn = draw(model, alone(model, data, start, seed, quick), data, DRAWS, seed=seed + 1)
+    own = alone(model, get("channel_darcy").recipe, data, start, seed, 20 if quick else 1)
+    drawn = draw(model, own, data, DRAWS, seed=seed + 1)
     seconds, point = time.process_time() - started, point_estimate(model, data, seed=seed)
     w = drawn.values["w"].double()
     return {
@@ -206,7 +182,11 @@ def main() -> None:
     given = parser.parse_args()
     seed, quick = given.seed, given.quick
     torch.set_num_threads(1)
-    model, guide, training = amortised(seed, quick)
+    less = 20 if quick else 1
+    animal, started = get("channel_darcy"), time.process_time()
+    model: Any = animal.model()
+    guide = amortised(model, AMORTISED, animal.data(), seed, less, HELD_OUT)
+    training = time.process_time() - started
     limits = {name: 1 if quick else count for name, count in SETS.items()}
     origins = {"model": of_model, "generator": of_generator}
     sets = [
@@ -237,7 +217,7 @@ def main() -> None:
     y = torch.stack([y for name, y, _ in sets if name == "model"])
     bases = {base: base.replace(" ", "_") for base, full in BASES.items() if full is not None}
     for base, column in bases.items():
-        second, _ = relaxed(model, guide, y, bool(BASES[base]), seed, STEPS // (20 if quick else 1), FEW)
+        second, _ = relaxed(model, guide, y, bool(BASES[base]), seed, STEPS // less, FEW)
         values = draw(model, second, {"y": y}, DRAWS, datasets=True, seed=seed).values["w"].double()
         for index, line in enumerate(own):
             line[f"c2st_{column}"] = c2st(values[:, index].numpy(), exact[index].numpy(), limit=DRAWS)

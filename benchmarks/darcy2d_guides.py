@@ -5,7 +5,7 @@
 A full-rank guide trained by the forward KL, the UQ-VAE's objective for four alpha and the reverse KL, same network (no
 Gauss-Newton steps), steps, rate and batch for all. Then a spline flow by the forward KL on fresh pairs, and its base
 relaxed at each data set and fitted by the reverse KL with the finite-element likelihood, diagonal (as in the paper) and
-full. Against HMC of eight data sets by C2ST; rank test over 128 data sets, sd x 0.8 its negative control. A flow for one
+full. Against HMC of eight data sets by C2ST; rank test over 512 data sets, sd x 0.8 its negative control. A flow for one
 data set alone (row 1) is ``darcy2d.py``. No setting was tuned here. CPU seconds are those of a training, or of the second
 stage for all data sets.
 """
@@ -31,7 +31,7 @@ from physzoo.inference.objectives import ELBO, ForwardKL, Objective
 from physzoo.inference.reference_hmc import hmc
 from physzoo.models.darcy2d import Darcy2D
 
-SETS, RANKED, BATCH, RATE = 8, 128, 128, 2e-3
+SETS, RANKED, BATCH, RATE = 8, 512, 128, 2e-3
 TRAINING = {"full": 1500, "spline": 3000}  # steps
 ALPHAS = (0.05, 0.2, 0.5, 0.9)
 

@@ -15,14 +15,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from _recipe import amortised
 from _store import Rows, store
 from guide_ablation import DATASETS, Target, arm, judged
 
-from physzoo.guides import amortize
 from physzoo.guides.sites import seeded
-from physzoo.inference.data import Simulator
-from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.objectives import ForwardKL
 from physzoo.models import get
 
 SEEDS = (83001, 83002, 83003)
@@ -31,11 +28,9 @@ SHARE_DRAWS = 20_000
 
 def row(target: Target, seed: int, less: int, datasets: int) -> dict[str, Any]:
     animal = get("inverse_kinematics")
-    recipe, model, started = animal.recipe, animal.model().float(), time.process_time()
+    model, started = animal.model().float(), time.process_time()
     data = {"y": animal.data()["y"].float()}
-    guide = amortize(model, recipe.encoder, recipe.family, example=data, seed=seed, **recipe.options)
-    options = FitOptions(recipe.steps // less, recipe.learning_rate, max_skipped=10, seed=seed, progress=False)
-    fit(model, guide, Simulator(recipe.batch_size), ForwardKL(), options)
+    guide = amortised(model, animal.recipe, data, seed, less)
     seconds = time.process_time() - started
     with seeded(seed + 1):
         z = guide.sample(data, SHARE_DRAWS)["z"]

@@ -20,35 +20,23 @@ from typing import Any
 import numpy as np
 import torch
 from _judge import narrowed
+from _recipe import alone, amortised
 from _store import store
 
-from physzoo.guides import AmortizedGuide, amortize
+from physzoo.guides import AmortizedGuide
 from physzoo.guides.sites import seeded
 from physzoo.inference.calibrate import calibrate
 from physzoo.inference.compare import c2st
-from physzoo.inference.data import simulated_once
 from physzoo.inference.densities import draw
-from physzoo.inference.fit import fit
 from physzoo.inference.importance import k_hat
-from physzoo.inference.objectives import ELBO, ForwardKL
 from physzoo.models import get
 from physzoo.models.lotka_volterra_benchmark import RATES, counts
+from physzoo.models.registry import Recipe
 
 DRAWS = 4000
-REFINED = {"steps": 300, "learning_rate": 3e-3, "particles": 64}
+REFINED = Recipe(steps=300, learning_rate=3e-3, particles=64)
 REFINED_LEVEL = 0.55
 PUBLISHED = {"NPE": 0.981, "SNPE": 0.928, "SNLE": 0.695, "SNRE": 0.831}
-
-
-def amortised(seed: int) -> tuple[Any, AmortizedGuide, float]:
-    """Return the model, its guide as the recipe trains it, and the CPU seconds."""
-    animal, started = get("lotka_volterra_benchmark"), time.process_time()
-    model, recipe = animal.model(), animal.recipe
-    guide = amortize(model, recipe.encoder, recipe.family, example=animal.data(), seed=seed, **recipe.options)
-    pairs = simulated_once(model, guide, recipe.simulations, recipe.batch_size, seed=seed)
-    options = {"steps": recipe.steps, "learning_rate": recipe.learning_rate, "seed": seed, "max_skipped": 10}
-    fit(model, guide, pairs, ForwardKL(), progress=False, **options)
-    return model, guide, time.process_time() - started
 
 
 def row(model: Any, guide: AmortizedGuide, path: Path, seed: int) -> dict[str, Any]:
@@ -57,14 +45,11 @@ def row(model: Any, guide: AmortizedGuide, path: Path, seed: int) -> dict[str, A
     data, reference = counts(stored["observation"]), np.log(stored["reference_posterior"].astype(float))
     reference = reference[np.random.default_rng(seed).permutation(len(reference))]
     one, started = draw(model, guide, data, DRAWS, seed=seed), time.process_time()
-    recipe = get("lotka_volterra_benchmark").recipe
     with seeded(seed + 1):
         near = guide.whitening(data)
-    alone = amortize(model, None, recipe.family, example=data, whitening=near, seed=seed)
-    options = {"steps": REFINED["steps"], "learning_rate": REFINED["learning_rate"], "seed": seed, "max_skipped": 10}
-    fit(model, alone, data, ELBO(int(REFINED["particles"])), progress=False, **options)
+    refined = alone(model, REFINED, data, near, seed)
     seconds = time.process_time() - started
-    two = draw(model, alone, data, DRAWS, seed=seed + 2)
+    two = draw(model, refined, data, DRAWS, seed=seed + 2)
     x, y = (np.stack([found.values[name].log().numpy() for name in RATES], -1) for found in (one, two))
     compared = {"": x, "_refined": y, "_sd_x_0.8": narrowed(x), "_refined_sd_x_0.8": narrowed(y)}
     score = {name: c2st(found, reference[:DRAWS]) for name, found in compared.items()}
@@ -94,7 +79,10 @@ def main() -> None:
     paths = sorted(given.observations.glob("observation_*.npz"))
     if not paths:
         raise SystemExit(f"observations: got '{given.observations}', expected a folder with observation_*.npz")
-    model, guide, seconds = amortised(given.seed)
+    animal, started = get("lotka_volterra_benchmark"), time.process_time()
+    model = animal.model()
+    guide = amortised(model, animal.recipe, animal.data(), given.seed)
+    seconds = time.process_time() - started
     rows = [row(model, guide, path, given.seed) for path in paths]
     found = calibrate(model, guide, datasets=512, seed=given.seed + 60, progress=False)
     control = calibrate(model, guide, datasets=512, seed=given.seed + 61, widen=0.8, progress=False)

@@ -17,16 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from _judge import narrowed
+from _recipe import alone
 from _store import store
 from torch import Tensor
 
-from physzoo.guides import amortize
 from physzoo.inference.compare import c2st, compare
 from physzoo.inference.densities import draw
-from physzoo.inference.fit import fit
 from physzoo.inference.importance import k_hat
 from physzoo.inference.laplace import laplace
-from physzoo.inference.objectives import ELBO
 from physzoo.models import get
 
 SITES = ("alpha", "beta", "gamma", "delta", "initial_state", "sigma")
@@ -47,13 +45,9 @@ def columns(values: dict[str, Tensor]) -> np.ndarray:
 
 def row(seed: int, reference: np.ndarray) -> dict[str, Any]:
     animal = get("lynx_hare")
-    model, data, recipe = animal.model(), animal.data(), animal.recipe
+    model, data = animal.model(), animal.data()
     wall, cpu = time.perf_counter(), time.process_time()
-    guide = amortize(
-        model, None, recipe.family, example=data, whitening=laplace(model, data, seed=seed), seed=seed, **recipe.options
-    )
-    options = {"steps": recipe.steps, "learning_rate": recipe.learning_rate, "seed": seed, "max_skipped": 20}
-    fit(model, guide, data, ELBO(recipe.particles), progress=False, **options)
+    guide = alone(model, animal.recipe, data, laplace(model, data, seed=seed), seed)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     draws = draw(model, guide, data, 10_000, seed=seed + 1)
     x = columns(draws.values)

@@ -5,8 +5,8 @@
 The first stage is a spline flow without any physics inside, trained on pairs with 2 % noise by the forward KL: on fresh
 ones, or (short) on 4,096 of them. Then the data come, with the noise of the training, or with .5 % or 10 %; the flow is
 frozen at them, and its base, a diagonal normal (as in the paper) or a full one, is fitted with the right likelihood, for
-256 data sets in one plated fit. Eight of them have batched pCN references (R-hat and effective sample size in the facts);
-all 256 serve the rank test, and sd x 0.8 is its negative control. Gradients are evaluations of the model and its gradient
+512 data sets in one plated fit. Eight of them have batched pCN references (R-hat and effective sample size in the facts);
+all 512 serve the rank test, and sd x 0.8 is its negative control. Gradients are evaluations of the model and its gradient
 for one data set; CPU seconds are of the plated fit. C2ST is over 1,000 draws a side.
 
 Settings of the second stage were found with other trainings, data sets and seeds. It is tried under a learnt prior, too:
@@ -38,7 +38,7 @@ from physzoo.inference.objectives import ELBO, ForwardKL
 from physzoo.inference.reference_pcn import pcn
 from physzoo.models.poisson1d import Poisson1D
 
-SETS, DATASETS, DRAWS, CLASSIFIED, TRAINING_NOISE = 8, 256, 2000, 1000, 0.02
+SETS, DATASETS, DRAWS, CLASSIFIED, TRAINING_NOISE = 8, 512, 2000, 1000, 0.02
 FEW_PAIRS = 4096
 CASES = (("fresh pairs", 0.02), ("fresh pairs", 0.005), ("fresh pairs", 0.10), ("4,096 pairs", 0.02))
 BASES = {"first stage": None, "diagonal base": False, "full base": True}  # whether the covariance is full
