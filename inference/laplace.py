@@ -13,6 +13,7 @@ from ..guides.sites import Data, seeded, simulate
 from ..guides.unconstrained import Whitening
 from .ascent import ascend
 from .latents import Latents
+from .precision import in_double
 
 
 def laplace(
@@ -40,7 +41,7 @@ def laplace(
         starts: number of L-BFGS runs.
         climbers: number of draws that climb first.
         candidates: prior draws to choose their starts from.
-        seed: seed of these draws.
+        seed: seed of these draws, another than that of data that ``simulate`` made.
         floor: smallest accepted curvature relative to the largest.
 
     Returns:
@@ -55,6 +56,7 @@ def laplace(
     seed_number(seed)
     real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
     named("data", data)
+    model, data = in_double(model, data)
     sites = Latents(model, data)
 
     def log_density(flat: Tensor) -> Tensor:

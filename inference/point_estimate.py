@@ -18,6 +18,7 @@ from ..guides.sites import Data, observed_sites, outer_plates
 from .ascent import ascend
 from .densities import site_log_probs, total
 from .latents import Latents
+from .precision import in_double
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def point_estimate(
         whole(name, number, least)
     seed_number(seed)
     named("data", data)
+    model, data = in_double(model, data)
     latents = Latents.of(model, data)
     mu = mean_length(latents.size)
     draws = latents.prior(model, data, candidates, seed).double()

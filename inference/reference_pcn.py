@@ -66,7 +66,8 @@ def pcn(
         candidates: prior draws of which the chains of each data set start at the densest; None starts them at any.
             Chains from any draw stay for good in small modes, where a posterior has such beside a far larger one.
         acceptance: wanted acceptance rate.
-        seed: seed; torch's generator is put back afterwards.
+        seed: seed, another than that of data that ``simulate`` made: with the same one, their truth is among the starts;
+            torch's generator is put back afterwards.
         progress: whether to show a bar.
 
     Raises:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .folder import REFERENCE, BadInput, Folder
 from .guides.unconstrained import Whitening
 from .inference.laplace import laplace
+from .inference.precision import in_double
 from .inference.reference import Reference, summarise
 from .inference.reference_hmc import hmc
 from .inference.reference_nuts import nuts
@@ -42,19 +41,13 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
 
 def _sampled(task: Task, budget: Budget, whitening: Whitening | None) -> Reference:
     """Draw by the sampler of the recipe."""
-    model, data = _in_double(task) if task.splits is not None else (task.model, task.data)
+    model, data = in_double(task.model, task.data)  # learnt parts are float32
     options: dict[str, Any] = {"seed": task.options.seed, "progress": task.options.progress}
     if task.animal.recipe.reference == "smc":
         return smc(model, data, particles=budget.particles, **options)
     found = whitening or laplace(model, data, seed=task.options.seed)
     options |= {"chains": budget.chains, "draws": budget.reference_draws, "warmup": budget.warmup}
     return hmc(model, data, loc=found.loc, tril=found.tril, **options)
-
-
-def _in_double(task: Task) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """A copy of a trained model and its data in float64, in which references are made; learnt parts are float32."""
-    data = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in task.data.items()}
-    return deepcopy(task.model).double().eval(), data
 
 
 def read_reference(path: Path) -> Reference:
