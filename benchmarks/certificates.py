@@ -7,6 +7,7 @@ Nothing is measured here: run it after the scripts that ``SOURCES`` names.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from functools import partial
@@ -123,6 +124,7 @@ SOURCES: dict[str, tuple[str, Callable[[Rows, Facts], dict[str, Any]]]] = {
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = {}
     for name, (stored, summary) in SOURCES.items():
         path = RESULTS / f"{stored}.json"

@@ -1,10 +1,11 @@
 """darcy2d by its recipe: the whole of `physzoo run darcy2d`, its numbers kept as a table.
 
-python benchmarks/darcy2d.py
+    python benchmarks/darcy2d.py
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 import warnings
@@ -18,6 +19,7 @@ from physzoo.task import RunOptions
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

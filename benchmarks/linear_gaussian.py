@@ -9,6 +9,7 @@ the same family and direction. The posterior correlations of this problem reach 
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import Any
 
@@ -66,6 +67,7 @@ def _mean(value: Tensor) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = [row(family, direction) for family in ("full", "diagonal", "spline") for direction in ("reverse", "forward")]

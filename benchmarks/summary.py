@@ -7,6 +7,7 @@ Writes them anew, each between its two marks; a test checks that both files hold
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -76,7 +77,12 @@ def pages() -> dict[Path, str]:
     return {path: filled(path.read_text(encoding="utf-8"), found) for path, found in wanted.items()}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for path, text in pages().items():
         with replacing(path) as beside:
             beside.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
