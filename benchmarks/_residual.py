@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 
@@ -25,12 +24,18 @@ def structured(
 
 
 def fit_structured(
-    model: Poisson1D, guide: ResidualGuide, data: dict[str, Tensor], steps: int, seed: int, wake: int | None = None
+    model: Poisson1D, guide: ResidualGuide, data: dict[str, Tensor], steps: int, wake: int, seed: int
 ) -> Iterator[str]:
-    """Fit by the ELBO, then by reweighted wake-sleep, which widens what the ELBO leaves too narrow, for ``wake`` steps, or
-    as many; yield what a name has more after each of both."""
-    options: dict[str, Any] = {"learning_rate": 2e-3, "seed": seed, "max_skipped": 50, "progress": False}
-    fit(model, guide, data, ELBO(64), steps=steps, **options)
+    """Fit by the ELBO, then by reweighted wake-sleep, which widens what the ELBO leaves too narrow, for ``wake`` steps;
+    yield what a name has more after each of both."""
+    fit(model, guide, data, ELBO(64), steps=steps, learning_rate=2e-3, seed=seed, max_skipped=50, progress=False)
     yield ", ELBO alone"
-    fit(model, guide, data, Reweighted(512), steps=wake or steps, **options)
+    by_wake_sleep(model, guide, data, wake, seed)
     yield ""
+
+
+def by_wake_sleep(
+    model: Poisson1D, guide: ResidualGuide, data: dict[str, Tensor], steps: int, seed: int, rate: float = 2e-3
+) -> None:
+    """Fit by reweighted wake-sleep from where the guide is."""
+    fit(model, guide, data, Reweighted(512), steps=steps, learning_rate=rate, seed=seed, max_skipped=50, progress=False)

@@ -1,6 +1,6 @@
 """darcy2d by its recipe: the whole of `physzoo run darcy2d`, its numbers kept as a table.
 
-    python benchmarks/darcy2d.py
+python benchmarks/darcy2d.py
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@
 
 The bar of ``poisson1d`` (8 modes, 8 sensors, 2 % noise, s_r 1 % of the nodal load) with 100, 75, 50, 25, 12.5 and 0 % of
 its sensors: ``ResidualGuide`` around a spline flow, started at the Laplace approximation, is fitted to the residual
-likelihood by the ELBO and reweighted wake-sleep, and its q(z) held by C2ST against the posterior of the forward model:
+likelihood by reweighted wake-sleep, and its q(z) held by C2ST against the posterior of the forward model:
 sequential Monte Carlo; with two sensors and fewer independent exact draws by rejection from the prior. Without any sensor
 these are draws of the prior, and KL(q | prior) is told. Pass level: C2ST below .6 at every level with the determinant, KL
 below .05 without sensors, and failure (C2ST above .6) without the determinant at 25 % and below. sd x 0.8 is the negative
 control. Two unknowns and closed forms: ``residual_tv.py``. Killed, it goes on where it was. Without the determinant, where
-the target itself is wrong, fits are shorter. ``ResidualGuide`` draws u by a solve: what is tested is the likelihood's
-target, not a way around the solver, which is that of ``weighted_residual.py``.
+the target itself is wrong and far from the start, the ELBO goes before, and fits are shorter. ``ResidualGuide`` draws u by a
+solve: what is tested is the likelihood's target, not a way around the solver, which is that of ``weighted_residual.py``. The
+settings were found on other data sets.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from _exact import rejected
 from _judge import narrowed
-from _residual import fit_structured, structured
+from _residual import by_wake_sleep, fit_structured, structured
 from _store import Rows, store
 from residual_tv import Case
 from torch import Tensor
@@ -38,12 +39,13 @@ from physzoo.inference.reference_smc import smc
 SENSORS, NOISE, MODES, RESIDUAL = 8, 0.02, 8, 1e-2
 KEPT = (8, 6, 4, 2, 1, 0)
 FAILS_AT = 2  # sensors, 25 %
-STEPS = {True: (600, 3000), False: (1200, 1200)}  # with and without the determinant: by the ELBO, by wake-sleep
+STEPS, RATE = 3000, 5e-3  # with the determinant, by wake-sleep
+SHORT = 1200  # without it, by the ELBO and then by wake-sleep
 REJECTED_UP_TO = 2  # sensors: with more of them hardly a draw of the prior is kept
 CONVERGED = 1.01  # R-hat
 DRAWS = 2000
 LEVEL, KL_LEVEL = 0.6, 0.05
-SEED = 4510
+SEED = 4620
 
 
 @cache
@@ -59,12 +61,17 @@ def reference(kept: int, seed: int) -> tuple[np.ndarray, float, float]:
 
 
 def fitted(case: Case, data: dict[str, Tensor], corrected: bool, seed: int) -> AmortizedGuide:
-    """Return q(z), fitted to the residual likelihood together with q(u | z)."""
+    """Return q(z), fitted to the residual likelihood together with q(u | z).
+
+    From the Laplace approximation the ELBO narrows a curved posterior before wake-sleep can widen it again.
+    """
     exact, model = case.model(), case.model("residual", RESIDUAL, corrected)
     start = laplace(exact, data, seed=seed)
     guide, whole = structured(exact, model, data, start, seed)
-    steps, wake = STEPS[corrected]
-    list(fit_structured(model, whole, data, steps, seed, wake))
+    if corrected:
+        by_wake_sleep(model, whole, data, STEPS, seed, RATE)
+    else:
+        list(fit_structured(model, whole, data, SHORT, SHORT, seed))
     return guide
 
 
@@ -132,11 +139,10 @@ def main() -> None:
     rows, seeds = Rows("missing_sensors"), range(given.seed, given.seed + given.data)
     for corrected in (True, False):
         for kept in KEPT:
-            rows.add(
-                (kept, corrected, given.seed, given.data, *STEPS[corrected]), partial(line, kept, corrected, seeds)
-            )
-    steps = {"with_determinant": STEPS[True], "without": STEPS[False]}
-    store("missing_sensors", rows, seed=given.seed, steps=steps, residual_scale=RESIDUAL, modes=MODES,
+            steps = STEPS if corrected else SHORT
+            rows.add((kept, corrected, given.seed, given.data, steps), partial(line, kept, corrected, seeds))
+    steps = {"with_determinant": STEPS, "without": [SHORT, SHORT]}
+    store("missing_sensors", rows, seed=given.seed, steps=steps, learning_rate=RATE, residual_scale=RESIDUAL, modes=MODES,
           passed=passed(rows), controls_above_the_level=controls(rows))  # fmt: skip
     rows.done()
 

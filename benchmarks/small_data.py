@@ -123,7 +123,7 @@ def fitted(
     """Fit, and say after each stage: what was added to the name, CPU seconds so far, and by how much the loss still fell."""
     began = time.process_time()
     if isinstance(guide, ResidualGuide):
-        for suffix in fit_structured(model, guide, data, steps, seed):
+        for suffix in fit_structured(model, guide, data, steps, steps, seed):
             yield suffix, time.process_time() - began, None
         return
     options: dict[str, Any] = {"steps": gaussian_steps, "learning_rate": 2e-3, "seed": seed, "max_skipped": 50}
