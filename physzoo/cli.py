@@ -44,19 +44,14 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupt
 
 def main() -> None:
     """Run the command line: exit status 1 if a check failed, 2 for a user's mistake, told in one sentence."""
-    from .inference.checkpoint import CheckpointError
-    from .inference.guard import NonFiniteError
-    from .physics.likelihoods import SolverWarning
-
     # the class of all mistakes in arguments, wherever this version of typer keeps it
     usage_error: Any = typer.BadParameter.__bases__[0]
     with warnings.catch_warnings():
-        # a rejected draw is part of sampling, and a hopeless guide has infinite weights: the verdict tells
-        warnings.simplefilter("ignore", SolverWarning)
+        # a rejected draw (SolverWarning) is part of sampling, and a hopeless guide has infinite weights: the verdict tells
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
             status = app(standalone_mode=False)
-        except (BadInput, CheckpointError) as error:
+        except BadInput as error:
             status = _complain(str(error), 2)
         except usage_error as error:
             if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
@@ -64,11 +59,23 @@ def main() -> None:
                 status = 2
             else:
                 status = _complain(error.format_message(), 2)
-        except NonFiniteError as error:
-            status = _complain(f"the fit stopped at {error}", 1)
         except (KeyboardInterrupt, typer.Abort):
             status = _complain("interrupted; the same command with --resume goes on", 130)
+        except Exception as error:
+            status = _of_a_fit(error)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _of_a_fit(error: Exception) -> int:
+    """Tell of what a fit can stop at, and raise all else; torch is imported here, where an action has done so before."""
+    from .inference.checkpoint import CheckpointError
+    from .inference.guard import NonFiniteError
+
+    if isinstance(error, CheckpointError):
+        return _complain(str(error), 2)
+    if isinstance(error, NonFiniteError):
+        return _complain(f"the fit stopped at {error}", 1)
+    raise error
 
 
 def _complain(sentence: str, status: int) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from .guides.atomic import replacing
 
 FORMAT = "physzoo-run-1"
 SETTINGS, REPORT, CHECKPOINT = "settings.json", "report.json", "checkpoint.pt"
@@ -104,9 +103,15 @@ class Folder:
         """Return the path of a file in the folder."""
         return self.path / name
 
+    def beside(self, name: str) -> AbstractContextManager[Path]:
+        """Return a context with a path to write to, which is renamed to the file of that name."""
+        from .guides.atomic import replacing  # that room loads torch, which ``physzoo --help`` does without
+
+        return replacing(self.file(name))
+
     def write_text(self, name: str, text: str) -> None:
         """Write a text file to the side and rename it."""
-        with replacing(self.file(name)) as beside:
+        with self.beside(name) as beside:
             beside.write_text(text, encoding="utf-8")
 
     def write_json(self, name: str, content: Any) -> None:
@@ -116,7 +121,7 @@ class Folder:
 
     def write_tree(self, name: str, tree: Any) -> None:
         """Write an ArviZ DataTree as netCDF, to the side and renamed."""
-        with replacing(self.file(name)) as beside:
+        with self.beside(name) as beside:
             tree.to_netcdf(beside, engine="h5netcdf")
 
 

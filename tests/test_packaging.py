@@ -102,6 +102,21 @@ def test_import_alone_does_not_even_load_torch() -> None:
     assert found.stdout.strip() == "False"
 
 
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"], ["nonsense"], []])
+def test_help_and_mistakes_on_the_command_line_do_not_wait_for_torch(words: list[str]) -> None:
+    code = f"""
+import sys
+from physzoo.cli import main
+sys.argv = ["physzoo", *{words!r}]
+try:
+    main()
+finally:
+    print("torch" in sys.modules)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "False", found.stderr
+
+
 def test_the_installation_is_this_repository() -> None:
     code = "import physzoo, physzoo.models, os; print(os.path.realpath(physzoo.__file__))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")
