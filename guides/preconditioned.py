@@ -108,7 +108,7 @@ class PreconditionedGuide(StateGuide):
         unknowns: str = "z",
         seed: int = 0,
     ) -> None:
-        super().__init__(guide_z, problem, state, unknowns)
+        super().__init__(guide_z, problem, state, unknowns, field)
         function("guide_z", guide_z)
         real("scale", scale, 0.0)
         whole("size", size, 1)
@@ -118,9 +118,6 @@ class PreconditionedGuide(StateGuide):
         seed_number(seed)
         if not isinstance(reference, Tensor) or reference.dim() != 1 or not reference.is_floating_point():
             raise TypeError(f"reference: got {shown(reference)}, expected floats of shape (d,)")
-        if field is not None:
-            function("field", field)
-        self._field = (field,)
         self.size, self.scale, self.steps, self.energy = size, scale, steps, energy
         with torch.no_grad():
             matrix = self.matrix(reference)
@@ -163,9 +160,6 @@ class PreconditionedGuide(StateGuide):
         taken = self._taken(z[..., None, :])
         zero = self._problem[0].residual(unit.new_zeros(1, self.size), taken)
         return (self._problem[0].residual(unit, taken) - zero).mT
-
-    def _taken(self, z: Tensor) -> Any:
-        return z if self._field[0] is None else self._field[0](z)
 
     def _noise(self) -> dist.TorchDistribution:
         return dist.Normal(torch.zeros_like(self.stiffness), 1.0).to_event(1)

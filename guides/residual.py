@@ -11,6 +11,8 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from .require import function
+
 
 class Solvable(Protocol):
     """What the guide needs of the physics: the state of a given residual, the residual, its determinant."""
@@ -32,15 +34,23 @@ class StateGuide(PyroModule):
         problem: the physics; the model owns it and its buffers.
         state: the state's site.
         unknowns: site that the physics takes as z; None passes the mapping of all.
+        field: z -> what the physics takes, where that is not z.
     """
 
     def __init__(
-        self, guide_z: Callable[..., Mapping[str, Tensor]], problem: Any, state: str, unknowns: str | None
+        self,
+        guide_z: Callable[..., Mapping[str, Tensor]],
+        problem: Any,
+        state: str,
+        unknowns: str | None,
+        field: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
+        if field is not None:
+            function("field", field)
         self.guide_z = guide_z
-        # Kept out of the modules: the model owns the problem and its buffers.
-        self._problem = (problem,)
+        # Kept out of the modules: the model owns the problem, the field and their buffers.
+        self._problem, self._field = (problem,), (field,)
         self.state = state
         self.unknowns = unknowns
 
@@ -84,6 +94,10 @@ class StateGuide(PyroModule):
     def _z(self, values: Mapping[str, Tensor]) -> Any:
         return values if self.unknowns is None else values[self.unknowns]
 
+    def _taken(self, z: Any) -> Any:
+        """What the physics takes as its unknowns."""
+        return z if self._field[0] is None else self._field[0](z)
+
 
 class ResidualGuide(StateGuide):
     """q(z | y) q(u | z): the unknowns by any guide, the state u = F(z, e) with a Gaussian residual e.
@@ -105,9 +119,11 @@ class ResidualGuide(StateGuide):
         scale: start of s, the model's residual scale s_r.
         state: the state's site.
         unknowns: site that ``problem`` takes as z; None passes the mapping of all.
+        field: z -> what ``problem`` takes as its unknowns; None passes z.
 
     Raises:
         ValueError: a scale that is not positive.
+        TypeError: ``field`` cannot be called.
     """
 
     def __init__(
@@ -118,8 +134,9 @@ class ResidualGuide(StateGuide):
         scale: float,
         state: str = "u",
         unknowns: str | None = "z",
+        field: Callable[[Any], Any] | None = None,
     ) -> None:
-        super().__init__(guide_z, problem, state, unknowns)
+        super().__init__(guide_z, problem, state, unknowns, field)
         if not scale > 0:
             raise ValueError(f"scale: got {scale}, expected a positive number")
         self.scale = scale
@@ -132,8 +149,10 @@ class ResidualGuide(StateGuide):
         return dist.Normal(self.scale * self.location, self.scale * self.log_scale.exp()).to_event(self.location.dim())
 
     def _state(self, e: Tensor, z: Any) -> tuple[Tensor, Tensor]:
-        u = self._problem[0].solve(z, residual=e)
-        return u, -self._problem[0].logdet(u, z)
+        taken = self._taken(z)
+        u = self._problem[0].solve(taken, residual=e)
+        return u, -self._problem[0].logdet(u, taken)
 
     def _noise_of(self, u: Tensor, z: Any) -> tuple[Tensor, Tensor]:
-        return self._problem[0].residual(u, z), -self._problem[0].logdet(u, z)
+        taken = self._taken(z)
+        return self._problem[0].residual(u, taken), -self._problem[0].logdet(u, taken)

@@ -13,8 +13,8 @@ noise: cubic elements on 256 x 256 cells, from a = 1 but for four blocks of 0.1 
 under the exchange of x and y, hence so is the posterior: E log a_ij = E log a_ji checks any sampler.
 
     forward    u = F(log a): 0.9 ms with its gradient, 0.4 ms a sample of a batch
-    residual   961 values of u free, 0 ~ Normal(r(u, log a), s_r) and the factor |det dr/du|: no solver, and
-               the same posterior of log a as s_r -> 0. Without the factor the posterior is another one.
+    residual   961 values of u free, 0 ~ Normal(r(u, log a), s_r) and the factor |det dr/du|: no solve, but a
+               factorisation; the same posterior of log a as s_r -> 0. Without the factor the posterior is another one.
 
 Source: D. Aristoff & W. Bangerth, A benchmark for the Bayesian inversion of coefficients in partial differential
 equations, arXiv:2102.07263 (SIAM Review 65 (2023) 1074); data as published there, see the file's entry ``source``.

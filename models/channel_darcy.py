@@ -10,8 +10,8 @@ the same cells. The typical largest head, 0.0276, is the median over maps of the
 Two likelihoods of the same problem:
 
     forward    u = F(f(w)): 0.1 ms a sample with its gradient
-    residual   u free with a flat prior, 0 ~ Normal(r(u, f(w)), s_r) and the factor |det dr/du|: no solver, and
-               the same posterior of w as s_r -> 0. Without the factor the posterior is another one.
+    residual   u free with a flat prior, 0 ~ Normal(r(u, f(w)), s_r) and the factor |det dr/du|: no solve, but a
+               factorisation; the same posterior of w as s_r -> 0. Without the factor the posterior is another one.
 
 The posterior is of maps that the decoder can make. How far that is from the truth of a map of the generator itself is
 measured in benchmarks/channel_darcy.py, as is the point estimate of Lopez-Alvis et al.,

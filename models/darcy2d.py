@@ -11,8 +11,8 @@ break the symmetry of the square and so tell apart modes of equal eigenvalue (re
 problem:
 
     forward    u = F(z): 0.2 ms a sample with its gradient
-    residual   u free with a flat prior, 0 ~ Normal(r(u, z), s_r) and the factor |det dr/du|: no solver, and
-               the same posterior of z as s_r -> 0. Without the factor the posterior is another one.
+    residual   u free with a flat prior, 0 ~ Normal(r(u, z), s_r) and the factor |det dr/du|: no solve, but a
+               factorisation; the same posterior of z as s_r -> 0. Without the factor the posterior is another one.
 
 Without y the model is the simulator of an amortised fit; it takes no gradient then and keeps no
 factorisation. Needs dolfinx (the extra ``fem``), which loads when the model is built.

@@ -9,7 +9,7 @@ kappa is constant on each of 64 elements and u linear between nodes: exact at th
 likelihoods of the same problem:
 
     forward    u = F(z)
-    residual   u free with a flat prior, 0 ~ Normal(r(u, z), s_r) and the factor |det dr/du|: no solver, and
+    residual   u free with a flat prior, 0 ~ Normal(r(u, z), s_r) and the factor |det dr/du|: no solve, and
                the same posterior of z as s_r -> 0. Without the factor the posterior is another one.
 
 Source: Glyn-Davies, Vadeboncoeur, Akyildiz, Kazlauskaite, Girolami, arXiv:2409.06560; set-up by physzoo.

@@ -19,6 +19,7 @@ IN_THE_ZOO = (
     "lynx_hare",
     "linear_gaussian",
     "poisson1d",
+    "nonlinear_poisson1d",
     "darcy2d",
     "aristoff_bangerth",
     "channel_darcy",

@@ -170,10 +170,11 @@ assert gap < 0.15
 #
 # - **Forward** where a solver with gradients is at hand and cheap. Nothing can go wrong with determinants, and there are
 #   no additional unknowns.
-# - **Residual** where solving is the bottleneck, and evaluating an equation is not: on `darcy2d` a residual with its
-#   gradient costs a small part of a solve with its gradient (`benchmarks/residual_cost.py`). Or where the
-#   equation holds only approximately: $s_r$ then *is* the model error. Keep the determinant. A guide that solves, as
-#   `ResidualGuide` does, saves no solve: that takes `PreconditionedGuide`.
+# - **Residual** where the equation holds only approximately: $s_r$ then *is* the model error. Or where $z$ is not inferred and the
+#   determinant is a constant: on `darcy2d` a residual with its gradient costs a small part of a solve with its gradient
+#   (`benchmarks/residual_cost.py`). Where $z$ is inferred, keep the determinant. It is cheap for the bar of this page, but on a mesh it
+#   is a factorisation of its own for each sample, with gradient dearer than the solve (`benchmarks/residual_posteriors.py`): then
+#   the residual likelihood saves no time. Nor does a guide that solves, as `ResidualGuide` does; `PreconditionedGuide` does not.
 # - Either way: check the calibration (`03_is_my_posterior_calibrated.py`). A residual model does not simulate its own
 #   joint density, so `calibrate` wants the forward model beside it: `calibrate(residual, guide, simulator=exact)`, for an
 #   amortised guide.
