@@ -18,12 +18,13 @@ from physzoo.run import run
 from physzoo.task import RunOptions
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+def by_recipe(animal: str, text: str | None) -> None:
+    """Run an animal and store its table; ``text`` is what ``--help`` says."""
+    argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        run("darcy2d", folder, RunOptions(progress=False))
+        run(animal, folder, RunOptions(progress=False))
         report = json.loads(Path(folder, "report.json").read_text(encoding="utf-8"))
     parameters = report["parameters"].values()
     row = {
@@ -38,7 +39,11 @@ def main() -> None:
         "seconds": report["seconds"]["total"],
         "verdict": report["verdict"],
     }
-    store("darcy2d", [row], seconds=report["seconds"])
+    store(animal, [row], seconds=report["seconds"])
+
+
+def main() -> None:
+    by_recipe("darcy2d", __doc__)
 
 
 if __name__ == "__main__":

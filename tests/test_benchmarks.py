@@ -18,7 +18,7 @@ def test_a_benchmark_tells_its_command_and_refuses_unknown_options(
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     text = (BENCHMARKS / f"{name}.py").read_text(encoding="utf-8")
-    assert "parse_args(" in text or "= arguments(" in text, "it would run"
+    assert "parse_args(" in text or "= arguments(" in text or "by_recipe(" in text, "it would run"
     module = importlib.import_module(name)
     assert f"python benchmarks/{name}.py" in (module.__doc__ or "")
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--no-such-option"])
