@@ -96,7 +96,7 @@ def uq_vae(stored: dict[str, Any]) -> list[Line]:
 
 
 def darcy2d_guides(stored: dict[str, Any]) -> list[Line]:
-    names = {"full": "full rank", "spline": "spline"}
+    names = {"full": "full rank", "spline": "spline", "refined spline": "spline refined through a network"}
     each = ", ".join(
         f"{names[row['family']]} {row['objective']} {row['median_c2st']:.2f}, {row['worst_c2st']:.2f} "
         f"({row['smallest_sd_ratio']:.2f} to {row['largest_sd_ratio']:.2f}{'' if row['calibrated'] else ', rejected'})"

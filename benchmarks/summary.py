@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from _levels import levels_table
 from _lines_grey_box import GREY
 from _lines_inverse import GUIDES, LEARNT, RESIDUALS, TRUTH
 from _lines_spine import SPINE
@@ -72,7 +73,7 @@ def filled(text: str, tables: Mapping[str, str]) -> str:
 
 def pages() -> dict[Path, str]:
     """Return both files as they should be."""
-    tables = {name: as_table(lines(part)) for name, part in TABLES.items()}
+    tables = {"levels": levels_table()} | {name: as_table(lines(part)) for name, part in TABLES.items()}
     wanted = {ROOT / "README.md": {"headlines": as_table(headlines())}, ROOT / "benchmarks" / "README.md": tables}
     return {path: filled(path.read_text(encoding="utf-8"), found) for path, found in wanted.items()}
 
