@@ -6,9 +6,9 @@ A full-rank guide trained by the forward KL, the UQ-VAE's objective for four alp
 Gauss-Newton steps), steps, rate and batch for all. Then a spline flow by the forward KL on fresh pairs, and its base
 relaxed at each data set and fitted by the reverse KL with the finite-element likelihood, diagonal (as in the paper) and
 full; and a spline flow that refines by two Gauss-Newton steps through a network for the solver, as in ``break_even.py``, whose
-solves and training count as its own. Against HMC of eight data sets by C2ST; rank test over 512 data sets, sd x 0.8 its negative control. A flow for one
-data set alone (row 1) is ``darcy2d.py``. No setting was tuned here. CPU seconds are those of a training, or of the second
-stage for all data sets.
+solves and training count as its own. Against HMC of eight data sets by C2ST; rank test over 512 data sets, sd x 0.8 its negative
+control. A flow for one data set alone (row 1) is ``darcy2d.py``. No setting was tuned here. CPU seconds are those of a training,
+or of the second stage for all data sets.
 """
 
 from __future__ import annotations
