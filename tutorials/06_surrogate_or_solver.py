@@ -222,10 +222,10 @@ print("it never pays" if saved <= 0 else f"it pays after {1e3 * training / saved
 # %% [markdown]
 # In one dimension the solver is a cumulative sum, and no network beats it. A surrogate can pay only where a solve costs
 # much more than a few matrix products. `benchmarks/break_even.py` counts whole posteriors, for `poisson1d` and for finite
-# elements on 16 x 16 cells: no surrogate for the solver was seen to pay. In 2D it is accurate enough only with importance weights,
-# and whether it saves time with them could not be told. An amortised guide with importance weights pays, from some tens of
-# posteriors on in 2D and later in 1D, where many data sets can be sampled in one batch. Finer meshes, three dimensions and many
-# time steps were not counted.
+# elements on 16 x 16 cells. In 1D a surrogate costs more for each posterior than the solver. In 2D it is accurate enough only with
+# importance weights, and whether it saves time with them could not be told. An amortised guide with importance weights pays from
+# some tens of posteriors on in 2D, and from some hundreds in 1D, where many data sets can be sampled in one batch. Finer meshes,
+# three dimensions and many time steps were not counted.
 #
 # ## To remember
 #
