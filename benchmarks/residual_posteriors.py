@@ -107,6 +107,7 @@ def solving_nothing(model: Darcy2D, data: Data, seed: int, learning: int) -> Pre
 
 def by_hmc(data: Data, seed: int, draws: int) -> tuple[np.ndarray, float]:
     model = darcy2d("forward", True)
+    model.problem.on_failure = "reject"  # trajectories of the warm-up may go where nothing can be solved
     at = laplace(model, data, seed=seed + 1000)
     options: Row = {"chains": 20, "draws": draws, "seed": seed + 1000, "progress": False}
     found = hmc(model, data, loc=at.loc, tril=at.tril, **options)
