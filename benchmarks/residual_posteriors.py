@@ -191,7 +191,7 @@ def costs(samples: int = 64, rounds: int = 5) -> dict[str, float]:
 def parts(quick: bool) -> list[Part]:
     less = 20 if quick else 1
     guide = partial(solving_nothing, learning=LEARNING // less)
-    reference = partial(by_hmc, draws=20 if quick else 250)
+    reference = partial(by_hmc, draws=20 if quick else 1000)
     return [
         Part("darcy2d, 8 unknowns", darcy2d, WELLS**2, guide, reference, 600 // less, 64),
         Part("nonlinear_poisson1d, 2 unknowns", bar, SENSORS, solving, by_grid, 1200 // less, 16, on_grid),
