@@ -45,9 +45,8 @@ def alone(
 
 
 def _options(recipe: Recipe, seed: int, less: int) -> dict[str, Any]:
-    steps = recipe.steps // less
     return {
-        "steps": steps,
+        "steps": recipe.steps // less,
         "learning_rate": recipe.learning_rate,
         "seed": seed,
         "max_skipped": 20,

@@ -174,7 +174,7 @@ assert gap < 0.15
 #   determinant is a constant: on `darcy2d` a residual with its gradient costs a small part of a solve with its gradient
 #   (`benchmarks/residual_cost.py`). Where $z$ is inferred, keep the determinant. It is cheap for the bar of this page, but on a mesh it
 #   is a factorisation of its own for each sample, with gradient dearer than the solve (`benchmarks/residual_posteriors.py`): then
-#   the residual likelihood saves no time. Nor does a guide that solves, as `ResidualGuide` does; `PreconditionedGuide` does not.
+#   the residual likelihood saves no time. Nor does a guide that solves, as `ResidualGuide` does; `PreconditionedGuide` solves nothing.
 # - Either way: check the calibration (`03_is_my_posterior_calibrated.py`). A residual model does not simulate its own
 #   joint density, so `calibrate` wants the forward model beside it: `calibrate(residual, guide, simulator=exact)`, for an
 #   amortised guide.
