@@ -82,7 +82,8 @@ def channel_darcy(rows: Rows, facts: Facts) -> dict[str, Any]:
     return {
         "c2st": sorted(row["c2st_alone"] for row in own)[len(own) // 2],
         "calibration": f"median of {len(own)} references (worst {max(row['c2st_alone'] for row in own):.2f}), a flow for each; "
-        f"k-hat {max(row['k_hat_alone'] for row in own):.2f}; one amortised guide for all: smallest Holm p at most {max(facts['smallest_holm_p'], 1e-12):.1g}",
+        f"k-hat {max(row['k_hat_alone'] for row in own):.2f}; one amortised guide for all: "
+        f"smallest Holm p at most {max(facts['smallest_holm_p'], 1e-12):.1g}",
     }
 
 
