@@ -21,7 +21,7 @@ from physzoo.inference.data import DataSets
 from physzoo.inference.fit import fit
 from physzoo.inference.objectives import ELBO
 from physzoo.inference.sbc import holm
-from physzoo.models.poisson1d import STATE_SCALE
+from physzoo.models.likelihood import STATE_SCALE
 
 POOL = 2**17
 

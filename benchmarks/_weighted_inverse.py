@@ -28,7 +28,7 @@ from physzoo.inference.fit import fit
 from physzoo.inference.laplace import laplace
 from physzoo.inference.objectives import ELBO
 from physzoo.inference.sbc import effect, holm, interval_coverage, pit, uniformity
-from physzoo.models.poisson1d import STATE_SCALE
+from physzoo.models.likelihood import STATE_SCALE
 from physzoo.physics import Problem
 
 SETS, DRAWS = 512, 200

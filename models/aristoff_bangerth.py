@@ -29,12 +29,10 @@ import numpy as np
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..physics import observe, virtual_observables
 from ..physics.elliptic2d import Elliptic2D
-from .likelihood import LikelihoodName, checked
+from .likelihood import ForwardOrResidual, LikelihoodName, some
 from .registry import Animal, Quantity, Recipe, register
 
 CELLS = 32
@@ -43,7 +41,6 @@ POINTS = 13
 FORCE = 10.0
 NOISE = 0.05
 PRIOR_MEAN, PRIOR_SD = 4.0, 2.0
-STATE_SCALE = 100.0
 SOFT, STIFF = (9, 10, 17, 18), (45, 46, 53, 54)
 
 
@@ -53,7 +50,7 @@ def membrane(cells: int = CELLS, blocks: int = BLOCKS, points: int = POINTS) -> 
     return Elliptic2D(positions, cells, blocks, source=FORCE, on_failure="reject")
 
 
-class AristoffBangerth(PyroModule):
+class AristoffBangerth(ForwardOrResidual):
     """The membrane with a forward or a residual likelihood.
 
     Args:
@@ -79,26 +76,21 @@ class AristoffBangerth(PyroModule):
         residual_scale: float = 1e-2,
         corrected: bool = True,
     ) -> None:
-        super().__init__()
-        if points < 1:
-            raise ValueError(f"points: got {points}, expected at least 1 (mask all of them to observe nothing)")
-        self.problem = membrane(cells, blocks, points)
-        self.likelihood, self.corrected = checked(likelihood), corrected
-        self.residual_scale = residual_scale * FORCE / cells**2
+        problem = membrane(cells, blocks, some("points", points))
+        super().__init__(
+            problem,
+            likelihood,
+            (problem.inner**2,),
+            noise=NOISE,
+            residual_scale=residual_scale * FORCE / cells**2,
+            corrected=corrected,
+        )
         self.register_buffer("centre", torch.full((blocks**2,), PRIOR_MEAN, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Sample log a, solve for (or sample) u, observe y of shape (points^2,); return the interior nodes."""
         log_a = pyro.sample("log_a", dist.Normal(self.centre, PRIOR_SD).to_event(1))
-        if self.likelihood == "forward":
-            u = self.problem.solve(log_a)
-        else:
-            # Flat where |u| is a few units, yet proper, so that it can be drawn from.
-            free = self.centre.new_zeros(self.problem.inner**2)
-            u = pyro.sample("u", dist.Normal(free, STATE_SCALE).to_event(1))
-            virtual_observables("r", self.problem, u, log_a, self.residual_scale, corrected=self.corrected)
-        observe("y", self.problem.observe(u), NOISE, obs=y, mask=mask)
-        return u
+        return self.observed(log_a, y, mask)
 
 
 def truth() -> Tensor:

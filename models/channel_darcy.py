@@ -35,20 +35,17 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ..physics import observe, virtual_observables
 from ..physics.elliptic2d import Elliptic2D
 from .channels_prior import LATENTS, GenerativeField, trained_decoder
 from .datasets.channels import CELLS
-from .likelihood import LikelihoodName, checked
+from .likelihood import ForwardOrResidual, LikelihoodName, some
 from .registry import Animal, Quantity, Recipe, register
 
 CONTRAST = math.log(10.0)
 SENSORS = 5
 TYPICAL_HEAD = 0.0276
-STATE_SCALE = 100.0
 SEED = 1
 
 
@@ -58,7 +55,7 @@ def aquifer(cells: int = CELLS, sensors: int = SENSORS) -> Elliptic2D:
     return Elliptic2D(positions, cells, cells, source=1.0, on_failure="reject")
 
 
-class ChannelDarcy(PyroModule):
+class ChannelDarcy(ForwardOrResidual):
     """The aquifer under the learnt prior, with a forward or a residual likelihood.
 
     Args:
@@ -84,29 +81,22 @@ class ChannelDarcy(PyroModule):
         corrected: bool = True,
         decoder: nn.Module | None = None,
     ) -> None:
-        super().__init__()
-        if sensors < 1:
-            raise ValueError(f"sensors: got {sensors}, expected at least 1 (mask all of them to observe nothing)")
-        self.problem = aquifer(CELLS, sensors)
+        problem = aquifer(CELLS, some("sensors", sensors))
+        super().__init__(
+            problem,
+            likelihood,
+            (problem.inner**2,),
+            noise=noise * TYPICAL_HEAD,
+            residual_scale=residual_scale / CELLS**2,
+            corrected=corrected,
+        )
         self.field = GenerativeField(trained_decoder() if decoder is None else decoder, CONTRAST)
-        self.likelihood, self.corrected = checked(likelihood), corrected
-        self.noise = noise * TYPICAL_HEAD
-        self.residual_scale = residual_scale / CELLS**2
         self.register_buffer("origin", torch.zeros(LATENTS, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Sample w, solve for (or sample) u, observe y of shape (sensors^2,); return the interior nodes."""
         w = pyro.sample("w", dist.Normal(self.origin, 1.0).to_event(1))
-        kappa = self.field(w)
-        if self.likelihood == "forward":
-            u = self.problem.solve(kappa)
-        else:
-            # Flat to within 1e-4 nat where |u| < 1, yet proper, so that it can be drawn from.
-            free = self.origin.new_zeros(self.problem.inner**2)
-            u = pyro.sample("u", dist.Normal(free, STATE_SCALE).to_event(1))
-            virtual_observables("r", self.problem, u, kappa, self.residual_scale, corrected=self.corrected)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask)
-        return u
+        return self.observed(self.field(w), y, mask)
 
 
 def truth() -> Tensor:

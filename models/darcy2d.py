@@ -28,12 +28,11 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..physics import KarhunenLoeve, ModelError, observe, virtual_observables
+from ..physics import KarhunenLoeve
 from ..physics.fem import FEMProblem, require_dolfinx
-from .likelihood import LikelihoodName, checked
+from .likelihood import ForwardOrResidual, LikelihoodName, some
 from .registry import Animal, Quantity, Recipe, register
 
 CELLS = 16
@@ -41,7 +40,6 @@ MODES = 8
 WELLS = 5
 CORRELATION_LENGTH = 0.3
 LARGEST_AT_PRIOR_MEAN = 0.0734
-STATE_SCALE = 100.0
 SEED = 1
 
 
@@ -81,7 +79,7 @@ def permeability(problem: FEMProblem, modes: int = MODES) -> KarhunenLoeve:
     return KarhunenLoeve(problem.coordinates("kappa"), modes, CORRELATION_LENGTH, weights=problem.volumes("kappa"))
 
 
-class Darcy2D(PyroModule):
+class Darcy2D(ForwardOrResidual):
     """The aquifer with a forward or a residual likelihood.
 
     Args:
@@ -110,31 +108,22 @@ class Darcy2D(PyroModule):
         residual_scale: float = 1e-2,
         corrected: bool = True,
     ) -> None:
-        super().__init__()
-        if wells < 1:
-            raise ValueError(f"wells: got {wells}, expected at least 1 (mask all of them to observe nothing)")
-        self.problem = FEMProblem.from_builder(aquifer, cells, wells)
-        self.field = permeability(self.problem, modes)
-        self.likelihood = checked(likelihood)
-        self.noise = noise * LARGEST_AT_PRIOR_MEAN
-        self.residual_scale = residual_scale / cells**2
-        self.corrected = corrected
-        self.error: ModelError | None = None  # of a surrogate, where problem is one
+        problem = FEMProblem.from_builder(aquifer, cells, some("wells", wells))
+        super().__init__(
+            problem,
+            likelihood,
+            (problem.free_dofs.numel(),),
+            noise=noise * LARGEST_AT_PRIOR_MEAN,
+            residual_scale=residual_scale / cells**2,
+            corrected=corrected,
+        )
+        self.field = permeability(problem, modes)
         self.register_buffer("origin", torch.zeros(modes, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Sample the modes, solve for (or sample) u, observe y of shape (wells^2,); return the free nodes."""
         z = pyro.sample("z", dist.Normal(self.origin, 1.0).to_event(1))
-        kappa = self.field(z)
-        if self.likelihood == "forward":
-            u = self.problem.solve(kappa)
-        else:
-            # Flat to within 1e-4 nat where |u| < 1, yet proper, so that it can be drawn from.
-            nodes = self.problem.free_dofs.numel()
-            u = pyro.sample("u", dist.Normal(self.origin.new_zeros(nodes), STATE_SCALE).to_event(1))
-            virtual_observables("r", self.problem, u, kappa, self.residual_scale, corrected=self.corrected)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask, error=self.error)
-        return u
+        return self.observed(self.field(z), y, mask)
 
 
 def truth() -> Tensor:

@@ -26,24 +26,22 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..guides.require import whole
 from ..guides.sites import seeded
-from ..physics import PlanarArm, observe, virtual_observables
-from .likelihood import LikelihoodName, checked
+from ..physics import PlanarArm
+from .likelihood import ForwardOrResidual, LikelihoodName
 from .registry import Animal, Quantity, Recipe, register
 
 LENGTHS = (0.5, 0.5, 1.0)
 SPREAD = (0.25, 0.5, 0.5, 0.5)
 NOISE = 0.05
 HAND = (0.0, 1.7)
-STATE_SCALE = 100.0
 AT_ONCE, MOST = 250_000, 400
 
 
-class InverseKinematics(PyroModule):
+class InverseKinematics(ForwardOrResidual):
     """The arm with a forward or a residual likelihood, y of shape (2,).
 
     Args:
@@ -60,24 +58,14 @@ class InverseKinematics(PyroModule):
     def __init__(
         self, likelihood: LikelihoodName = "forward", noise: float = NOISE, residual_scale: float = 1e-3
     ) -> None:
-        super().__init__()
-        self.problem = PlanarArm(LENGTHS, dtype=torch.float64)
-        self.likelihood = checked(likelihood)
-        self.noise, self.residual_scale = noise, residual_scale
+        arm = PlanarArm(LENGTHS, dtype=torch.float64)
+        super().__init__(arm, likelihood, (len(LENGTHS), 2), noise=noise, residual_scale=residual_scale)
         self.register_buffer("spread", torch.tensor(SPREAD, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Sample the arm, follow its links (or sample the joints), observe the hand; return the joints (..., 3, 2)."""
         z = pyro.sample("z", dist.Normal(torch.zeros_like(self.spread), self.spread).to_event(1))
-        if self.likelihood == "forward":
-            u = self.problem.solve(z)
-        else:
-            # Flat to within 1e-3 nat where joints can be, yet proper, so that it can be drawn from.
-            flat = dist.Normal(self.spread.new_zeros(len(LENGTHS), 2), STATE_SCALE)
-            u = pyro.sample("u", flat.to_event(2))
-            virtual_observables("r", self.problem, u, z, self.residual_scale)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask)
-        return u
+        return self.observed(z, y, mask)
 
 
 def rejection(y: Tensor, draws: int = 4000, seed: int = 0, noise: float = NOISE) -> Tensor:

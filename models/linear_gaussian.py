@@ -25,11 +25,10 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..physics import LinearProblem, observe, virtual_observables
-from .likelihood import LikelihoodName, checked
+from ..physics import LinearProblem
+from .likelihood import ForwardOrResidual, LikelihoodName
 from .registry import Animal, Quantity, Recipe, register
 
 MODES = 6
@@ -37,7 +36,6 @@ ELEMENTS = 64
 NOISE = 0.005
 SENSORS = (0.05, 0.15, 0.25, 0.35, 0.5, 0.65)
 SEED = 1
-STATE_SCALE = 100.0
 
 
 def rod(modes: int = MODES, sensors: tuple[float, ...] = SENSORS, elements: int = ELEMENTS) -> LinearProblem:
@@ -54,7 +52,7 @@ def rod(modes: int = MODES, sensors: tuple[float, ...] = SENSORS, elements: int 
     return LinearProblem(stiffness, load, (1 - distance).clamp_min(0))
 
 
-class LinearGaussian(PyroModule):
+class LinearGaussian(ForwardOrResidual):
     """Source inversion with a forward or a residual likelihood.
 
     Args:
@@ -76,25 +74,14 @@ class LinearGaussian(PyroModule):
         residual_scale: float = 1e-2,
         corrected: bool = True,
     ) -> None:
-        super().__init__()
-        self.problem = rod()
-        self.likelihood = checked(likelihood)
-        self.noise = noise
-        self.residual_scale = residual_scale
-        self.corrected = corrected
+        scale = residual_scale / ELEMENTS
+        super().__init__(rod(), likelihood, (ELEMENTS - 1,), noise=noise, residual_scale=scale, corrected=corrected)
         self.register_buffer("origin", torch.zeros(MODES, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Sample the amplitudes, solve (or sample) the temperature, observe y of shape (6,); return u."""
         z = pyro.sample("z", dist.Normal(self.origin, 1.0).to_event(1))
-        if self.likelihood == "forward":
-            u = self.problem.solve(z)
-        else:
-            # Flat to within 1e-4 nat where |u| < 1, yet proper, so that it can be drawn from.
-            u = pyro.sample("u", dist.Normal(self.problem.stiffness.new_zeros(ELEMENTS - 1), STATE_SCALE).to_event(1))
-            virtual_observables("r", self.problem, u, z, self.residual_scale / ELEMENTS, corrected=self.corrected)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask)
-        return u
+        return self.observed(z, y, mask)
 
 
 @dataclass(frozen=True)

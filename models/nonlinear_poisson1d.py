@@ -26,12 +26,11 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..physics import KarhunenLoeve, ModelError, observe, virtual_observables
+from ..physics import KarhunenLoeve
 from ..physics.fem import FEMProblem, require_dolfinx
-from .likelihood import LikelihoodName, checked
+from .likelihood import ForwardOrResidual, LikelihoodName, some
 from .registry import Animal, Quantity, Recipe, register
 
 ELEMENTS = 64
@@ -74,7 +73,7 @@ def warm_bar(sensors: int = SENSORS) -> FEMProblem:
     )
 
 
-class NonlinearPoisson1D(PyroModule):
+class NonlinearPoisson1D(ForwardOrResidual):
     """The bar with a forward or a residual likelihood.
 
     Args:
@@ -101,31 +100,24 @@ class NonlinearPoisson1D(PyroModule):
         residual_scale: float = 1e-2,
         corrected: bool = True,
     ) -> None:
-        super().__init__()
-        if sensors < 1:
-            raise ValueError(f"sensors: got {sensors}, expected at least 1 (mask all of them to observe nothing)")
-        self.problem = FEMProblem.from_builder(warm_bar, sensors)
-        points, lengths = self.problem.coordinates("kappa"), self.problem.volumes("kappa")
+        problem = FEMProblem.from_builder(warm_bar, some("sensors", sensors))
+        super().__init__(
+            problem,
+            likelihood,
+            (ELEMENTS - 1,),
+            noise=noise * LARGEST_AT_PRIOR_MEAN,
+            residual_scale=residual_scale * SOURCE / ELEMENTS,
+            corrected=corrected,
+            state_scale=STATE_SCALE,
+        )
+        points, lengths = problem.coordinates("kappa"), problem.volumes("kappa")
         self.field = KarhunenLoeve(points, modes, CORRELATION_LENGTH, weights=lengths)
-        self.likelihood = checked(likelihood)
-        self.noise = noise * LARGEST_AT_PRIOR_MEAN
-        self.residual_scale = residual_scale * SOURCE / ELEMENTS
-        self.corrected = corrected
-        self.error: ModelError | None = None  # of a surrogate, where problem is one
         self.register_buffer("origin", torch.zeros(modes, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Sample the modes, solve for (or sample) u, observe y of shape (sensors,); return the free nodes."""
         z = pyro.sample("z", dist.Normal(self.origin, 1.0).to_event(1))
-        kappa = self.field(z)
-        if self.likelihood == "forward":
-            u = self.problem.solve(kappa)
-        else:
-            # Flat to within 1e-4 nat where |u| < 10, yet proper, so that it can be drawn from.
-            u = pyro.sample("u", dist.Normal(self.origin.new_zeros(ELEMENTS - 1), STATE_SCALE).to_event(1))
-            virtual_observables("r", self.problem, u, kappa, self.residual_scale, corrected=self.corrected)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask, error=self.error)
-        return u
+        return self.observed(self.field(z), y, mask)
 
 
 def truth() -> Tensor:

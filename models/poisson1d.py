@@ -22,17 +22,15 @@ from typing import Any
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..physics import Elliptic1D, KarhunenLoeve, ModelError, observe, virtual_observables
-from .likelihood import LikelihoodName, checked
+from ..physics import Elliptic1D, KarhunenLoeve
+from .likelihood import ForwardOrResidual, LikelihoodName, some
 from .registry import Animal, Quantity, Recipe, register
 
 ELEMENTS = 64
 CORRELATION_LENGTH = 0.3
 LARGEST_AT_PRIOR_MEAN = 0.125
-STATE_SCALE = 100.0
 SEED = 1
 
 
@@ -44,7 +42,7 @@ def bar(modes: int = 8, sensors: int = 8) -> Elliptic1D:
     return Elliptic1D(field, positions, ELEMENTS, dtype=torch.float64)
 
 
-class Poisson1D(PyroModule):
+class Poisson1D(ForwardOrResidual):
     """The bar with a forward or a residual likelihood.
 
     Args:
@@ -71,28 +69,20 @@ class Poisson1D(PyroModule):
         residual_scale: float = 1e-3,
         corrected: bool = True,
     ) -> None:
-        super().__init__()
-        if sensors < 1:
-            raise ValueError(f"sensors: got {sensors}, expected at least 1 (mask all of them to observe nothing)")
-        self.problem = bar(modes, sensors)
-        self.likelihood = checked(likelihood)
-        self.noise = noise * LARGEST_AT_PRIOR_MEAN
-        self.residual_scale = residual_scale / ELEMENTS
-        self.corrected = corrected
-        self.error: ModelError | None = None  # of a surrogate, where problem is one
+        super().__init__(
+            bar(modes, some("sensors", sensors)),
+            likelihood,
+            (ELEMENTS - 1,),
+            noise=noise * LARGEST_AT_PRIOR_MEAN,
+            residual_scale=residual_scale / ELEMENTS,
+            corrected=corrected,
+        )
         self.register_buffer("origin", torch.zeros(modes, dtype=torch.float64))
 
     def forward(self, y: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Sample the modes, solve for (or sample) u, observe y of shape (sensors,); return u."""
         z = pyro.sample("z", dist.Normal(self.origin, 1.0).to_event(1))
-        if self.likelihood == "forward":
-            u = self.problem.solve(z)
-        else:
-            # Flat to within 1e-4 nat where |u| < 1, yet proper, so that it can be drawn from.
-            u = pyro.sample("u", dist.Normal(self.origin.new_zeros(ELEMENTS - 1), STATE_SCALE).to_event(1))
-            virtual_observables("r", self.problem, u, z, self.residual_scale, corrected=self.corrected)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask, error=self.error)
-        return u
+        return self.observed(z, y, mask)
 
 
 def collapsed_log_joint(model: Poisson1D, z: Tensor, y: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -81,7 +81,7 @@ def test_mean_field_variances_minimise_their_kl():
 def test_residual_likelihood_integrates_to_the_forward_one():
     """p(y, r=0 | z) with u integrated out in closed form: the forward likelihood up to the residual noise."""
     model, data = LinearGaussian(likelihood="residual", residual_scale=1e-2), thermometers()
-    problem, s_r = model.problem, model.residual_scale / ELEMENTS
+    problem, s_r = model.problem, model.residual_scale
     spread = problem.sensors @ problem.inverse
     covariance = NOISE**2 * torch.eye(6, dtype=torch.float64) + s_r**2 * spread @ spread.T
     z = closed_form(data)[0]
