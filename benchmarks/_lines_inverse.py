@@ -209,6 +209,35 @@ def missing_sensors(stored: dict[str, Any]) -> list[Line]:
     return [(claim, figure, "missing_sensors")]
 
 
+def residual_posteriors(stored: dict[str, Any]) -> list[Line]:
+    """C2ST, and where there is a grid total variation, by sensors, with the determinant and without; what it costs."""
+    rows = stored["rows"]
+
+    def each(name: str, corrected: bool) -> str:
+        which = "worst" if corrected else "best"
+        return ", ".join(
+            f"{row['sensors']} sensors {row[f'c2st_{which}']:.2f}"
+            + (f" ({row[f'tv_{which}']:.2g})" if f"tv_{which}" in row else "")
+            for row in rows
+            if row["problem"] == name and row["corrected"] is corrected
+        )
+
+    found = "; ".join(
+        f"`{name.split(',')[0]}` {each(name, True)}; without {each(name, False)}"
+        for name in dict.fromkeys(row["problem"] for row in rows)
+    )
+    claim = (
+        f"finite elements, virtual observables (s_r {100 * stored['facts']['residual_scale']:g} % of the load), fitted: C2ST (total "
+        f"variation) to the forward posterior, worst of {rows[0]['data_sets']} data sets; without the determinant, best"
+    )
+    cost = stored["facts"]["darcy2d_microseconds"]
+    costs = ", ".join(f"{name} {value:.0f}" for name, value in cost.items())
+    return [
+        (claim, found, "residual_posteriors"),
+        ("`darcy2d`, microseconds a sample with gradient, double precision", costs, "residual_posteriors"),
+    ]
+
+
 def small_data(stored: dict[str, Any]) -> list[Line]:
     """Spreads of three guides by residual scale."""
     each = "; ".join(

@@ -77,10 +77,11 @@ def poisson1d_speed(stored: dict[str, Any]) -> list[Line]:
     return [("the same, 1,000 draws for a new data set from a guide that is not trained", figure, "poisson1d_speed")]
 
 
-def darcy2d(stored: dict[str, Any]) -> list[Line]:
-    row = stored["rows"][0]
+def by_recipe(stored: dict[str, Any]) -> list[Line]:
+    """An animal's recipe against HMC."""
+    row, name = stored["rows"][0], stored["name"]
     figure = f"C2ST {row['c2st']:.3f}, means within {row['worst_mean_error_sd']:.3f} sd, k-hat {row['k_hat']:.2f}"
-    return [("`darcy2d` against HMC through the finite-element adjoint", figure, "darcy2d")]
+    return [(f"`{name}` against HMC through the finite-element adjoint", figure, name)]
 
 
 def fem_cost(stored: dict[str, Any]) -> list[Line]:
@@ -107,7 +108,7 @@ SPINE: dict[str, Say] = {
     "linear_gaussian": linear_gaussian,
     "poisson1d_forward": poisson1d_forward,
     "poisson1d_speed": poisson1d_speed,
-    "darcy2d": darcy2d,
+    "darcy2d": by_recipe,
     "fem_cost": fem_cost,
     "fit_overhead": fit_overhead,
     "kill_resume": kill_resume,

@@ -18,6 +18,8 @@ except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 from physzoo.models.darcy2d import LARGEST_AT_PRIOR_MEAN, Darcy2D, heads, truth
+from physzoo.models.nonlinear_poisson1d import NonlinearPoisson1D
+from physzoo.physics import SolverWarning
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,28 @@ def test_data_are_reproducible_and_noisy_at_two_percent(forward, data):
     clean = forward.problem.observe(forward.problem.solve(forward.field(truth())))
     chi_squared = ((data["y"] - clean) / forward.noise).square().sum().item()
     assert 25 - 3 * 50**0.5 < chi_squared < 25 + 3 * 50**0.5
+
+
+@pytest.mark.parametrize("model", [Darcy2D, NonlinearPoisson1D])
+def test_where_nothing_can_be_solved_a_draw_has_no_density_and_its_neighbour_keeps_his(model):
+    model, data = model(), {"y": 0.1 * torch.ones(25 if model is Darcy2D else 8, dtype=torch.float64)}
+    z = 0.3 * torch.ones(2, len(model.origin), dtype=torch.float64)
+    z[1] = 1000.0 * (-1.0) ** torch.arange(z.shape[-1])
+    with pyro.plate("particles", 2), pytest.warns(SolverWarning):
+        trace = poutine.trace(poutine.condition(model, {"z": z.requires_grad_()})).get_trace(**data)
+    trace.compute_log_prob()
+    found = trace.nodes["y"]["log_prob"] + trace.nodes["y_rejected"]["log_prob"]
+    assert found[1] == -torch.inf
+    assert found[0].item() == pytest.approx(
+        poutine.trace(poutine.condition(model, {"z": z[0]}))
+        .get_trace(**data)
+        .nodes["y"]["fn"]
+        .log_prob(data["y"])
+        .item()
+    )
+    (gradient,) = torch.autograd.grad(found[0], z)
+    assert gradient[0].abs().min() > 0
+    assert not gradient[1].any()
 
 
 def test_simulates_batches_of_data_sets(forward):
