@@ -135,7 +135,12 @@ def residual_posteriors(rows: Rows, facts: dict[str, Any]) -> Level:
     score, far = max(row["c2st_worst"] for row in right), max(row.get("tv_worst", 0.0) for row in right)
     failing = min(row["c2st_best"] for row in wrong if row["sensors"].startswith(("2 ", "6 ")))
     level = "C2ST .6 and total variation .05 with the determinant, C2ST above without (a quarter of the sensors)"
-    control = _rejected(min(row["c2st_sd_x_0.8_smallest"] for row in right) > facts["level"])
+    control = _rejected(
+        all(
+            row["c2st_sd_x_0.8_smallest"] > facts["level"] or row.get("tv_sd_x_0.8_smallest", 0.0) > facts["tv_level"]
+            for row in right
+        )
+    )
     shown, met = f"{score:.2f}, {far:.2g}; {failing:.2f}", bool(facts["passed"])
     return "residuals of finite elements", level, shown, met, control, "residual_posteriors"
 

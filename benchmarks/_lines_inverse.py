@@ -357,6 +357,7 @@ RESIDUALS: dict[str, Say] = {
     "residual_cost": residual_cost,
     "residual_tv": residual_tv,
     "missing_sensors": missing_sensors,
+    "residual_posteriors": residual_posteriors,
     "small_data": small_data,
     "weighted_residual": weighted_residual,
 }
