@@ -28,6 +28,8 @@ class StateGuide(PyroModule):
         log q(u | z) = log N(e; m, diag s^2) - log|det du/de|
 
     A kind of guide gives the noise and the map both ways: ``_noise``, ``_state`` and ``_noise_of``.
+    A draw whose state was not to be had (NaN, where the physics rejects) gets the state 0 and log q = inf: its weight
+    p / q is zero, as the forward likelihood's would be.
 
     Args:
         guide_z: a guide of the unknowns alone that returns site values by name.
@@ -59,7 +61,12 @@ class StateGuide(PyroModule):
         values = dict(self.guide_z(**data))
         e = pyro.sample(f"_{self.state}_residual", self._noise(), infer={"is_auxiliary": True})
         u, log_slope = self._state(e, self._z(values))
-        delta: Any = dist.Delta(u, log_density=-log_slope, event_dim=self._noise().event_dim)  # type: ignore[arg-type]
+        dims = self._noise().event_dim
+        solved = u.isfinite().flatten(u.dim() - dims).all(-1)
+        if not bool(solved.all()):
+            u = torch.where(solved[(...,) + (None,) * dims], u, 0.0)
+            log_slope = torch.where(solved, log_slope, -torch.inf)  # of no weight against any model
+        delta: Any = dist.Delta(u, log_density=-log_slope, event_dim=dims)  # type: ignore[arg-type]
         return {**values, self.state: pyro.sample(self.state, delta)}
 
     def log_prob(self, values: Mapping[str, Tensor], data: Mapping[str, Any]) -> Tensor:

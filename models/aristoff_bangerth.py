@@ -32,7 +32,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from ..physics.elliptic2d import Elliptic2D
-from .likelihood import ForwardOrResidual, LikelihoodName, some
+from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
 from .registry import Animal, Quantity, Recipe, register
 
 CELLS = 32
@@ -76,7 +76,7 @@ class AristoffBangerth(ForwardOrResidual):
         residual_scale: float = 1e-2,
         corrected: bool = True,
     ) -> None:
-        problem = membrane(cells, blocks, some("points", points))
+        problem = membrane(cells, blocks, at_least_one("points", points))
         super().__init__(
             problem,
             likelihood,

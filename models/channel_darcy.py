@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from ..physics.elliptic2d import Elliptic2D
 from .channels_prior import LATENTS, GenerativeField, trained_decoder
 from .datasets.channels import CELLS
-from .likelihood import ForwardOrResidual, LikelihoodName, some
+from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
 from .registry import Animal, Quantity, Recipe, register
 
 CONTRAST = math.log(10.0)
@@ -81,7 +81,7 @@ class ChannelDarcy(ForwardOrResidual):
         corrected: bool = True,
         decoder: nn.Module | None = None,
     ) -> None:
-        problem = aquifer(CELLS, some("sensors", sensors))
+        problem = aquifer(CELLS, at_least_one("sensors", sensors))
         super().__init__(
             problem,
             likelihood,

@@ -15,7 +15,7 @@ problem:
                factorisation; the same posterior of z as s_r -> 0. Without the factor the posterior is another one.
 
 Without y the model is the simulator of an amortised fit; it takes no gradient then and keeps no
-factorisation. Needs dolfinx (the extra ``fem``), which loads when the model is built.
+factorisation. What cannot be solved gets log-density -inf. Needs dolfinx (the extra ``fem``), which loads when the model is built.
 
 Source: setting of Zhu, Zabaras, Koutsourelakis, Perdikaris, arXiv:1901.06314, and Glyn-Davies et al.,
 arXiv:2409.06560; set-up by physzoo.
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from ..physics import KarhunenLoeve
 from ..physics.fem import FEMProblem, require_dolfinx
-from .likelihood import ForwardOrResidual, LikelihoodName, some
+from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
 from .registry import Animal, Quantity, Recipe, register
 
 CELLS = 16
@@ -109,7 +109,7 @@ class Darcy2D(ForwardOrResidual):
         residual_scale: float = 1e-2,
         corrected: bool = True,
     ) -> None:
-        problem = FEMProblem.from_builder(aquifer, cells, some("wells", wells))
+        problem = FEMProblem.from_builder(aquifer, cells, at_least_one("wells", wells))
         super().__init__(
             problem,
             likelihood,

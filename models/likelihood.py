@@ -16,7 +16,7 @@ LikelihoodName = Literal["forward", "residual"]
 STATE_SCALE = 100.0
 
 
-def some(name: str, sensors: int) -> int:
+def at_least_one(name: str, sensors: int) -> int:
     """Return the number of sensors.
 
     Raises:
@@ -33,8 +33,9 @@ class ForwardOrResidual(PyroModule):
         forward    u = F(z),                           y ~ Normal(H u, s_y)
         residual   u ~ Normal(0, S), S large,          y ~ Normal(H u, s_y),    0 ~ Normal(r(u, z), s_r),  |det dr/du|
 
-    A subclass samples z and returns ``self.observed(z, y, mask)``. ``problem`` may be replaced by a surrogate, and ``error``
-    by what is known of its error.
+    A subclass samples z and returns ``self.observed(z, y, mask)``. Of a model with the forward likelihood ``problem`` may
+    be replaced by a surrogate, and ``error`` by what is known of its error. What cannot be solved gets log-density -inf where
+    the problem rejects (``on_failure="reject"``), and a ``SolveError`` where it does not.
 
     Args:
         problem: solves, observes, and has the residual.
@@ -43,7 +44,8 @@ class ForwardOrResidual(PyroModule):
         noise: s_y, in units of y.
         residual_scale: s_r, in units of the residual.
         corrected: whether to add the factor |det dr/du|; without it the posterior is another one.
-        state_scale: S, in units of u. 100 times the largest |u|, it bends the posterior by 1e-4 nat or less.
+        state_scale: S, in units of u. Over states up to |u| the prior of u varies by up to n/2 (|u| / S)^2 nat, n the
+            number of entries.
 
     Raises:
         ValueError: an unknown likelihood.
@@ -80,5 +82,6 @@ class ForwardOrResidual(PyroModule):
             flat = dist.Normal(like.new_zeros(self.state), self.state_scale)
             u = pyro.sample("u", flat.to_event(len(self.state)))
             virtual_observables("r", self.problem, u, z, self.residual_scale, corrected=self.corrected)
-        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask, error=self.error)
+        error = self.error if self.likelihood == "forward" else None  # a free state has no error of a solver
+        observe("y", self.problem.observe(u), self.noise, obs=y, mask=mask, error=error)
         return u

@@ -13,7 +13,7 @@ problem:
     residual   u free with a flat prior, 0 ~ Normal(r(u, z), s_r) and the factor |det dr/du|, here at u and not only at z;
                the same posterior of z as s_r -> 0. Without the factor the posterior is another one.
 
-Needs dolfinx (the extra ``fem``), which loads when the model is built.
+What cannot be solved gets log-density -inf. Needs dolfinx (the extra ``fem``), which loads when the model is built.
 
 Source: a nonlinear Poisson equation in one dimension is the second case of Glyn-Davies, Vadeboncoeur, Akyildiz,
 Kazlauskaite, Girolami, arXiv:2409.06560; coefficients and set-up by physzoo.
@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..physics import KarhunenLoeve
 from ..physics.fem import FEMProblem, require_dolfinx
-from .likelihood import ForwardOrResidual, LikelihoodName, some
+from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
 from .registry import Animal, Quantity, Recipe, register
 
 ELEMENTS = 64
@@ -101,7 +101,7 @@ class NonlinearPoisson1D(ForwardOrResidual):
         residual_scale: float = 1e-2,
         corrected: bool = True,
     ) -> None:
-        problem = FEMProblem.from_builder(warm_bar, some("sensors", sensors))
+        problem = FEMProblem.from_builder(warm_bar, at_least_one("sensors", sensors))
         super().__init__(
             problem,
             likelihood,

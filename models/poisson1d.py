@@ -25,7 +25,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from ..physics import Elliptic1D, KarhunenLoeve
-from .likelihood import ForwardOrResidual, LikelihoodName, some
+from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
 from .registry import Animal, Quantity, Recipe, register
 
 ELEMENTS = 64
@@ -70,7 +70,7 @@ class Poisson1D(ForwardOrResidual):
         corrected: bool = True,
     ) -> None:
         super().__init__(
-            bar(modes, some("sensors", sensors)),
+            bar(modes, at_least_one("sensors", sensors)),
             likelihood,
             (ELEMENTS - 1,),
             noise=noise * LARGEST_AT_PRIOR_MEAN,

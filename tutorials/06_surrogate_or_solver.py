@@ -132,7 +132,7 @@ assert shift(replaced) > 0.5
 # $$y = H u_\mathrm{net}(z) + e + \text{noise}, \qquad e \sim \mathcal{N}(m_e, C_e)
 # \quad\Rightarrow\quad y \sim \mathcal{N}(H u_\mathrm{net}(z) + m_e,\; s_y^2 I + C_e).$$
 #
-# In a model of your own it is `observe(..., error=error)`; `poisson1d` and `darcy2d` have an attribute for it.
+# In a model of your own it is `observe(..., error=error)`; models that derive from `ForwardOrResidual` have an attribute for it.
 
 # %%
 error = physzoo.error_covariance(surrogate, held_out)
