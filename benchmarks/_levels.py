@@ -87,7 +87,7 @@ def missing_sensors(rows: Rows, facts: dict[str, Any]) -> Level:
     failing = min(row["c2st_best"] for row in wrong if row["sensors_kept"] <= 2)
     kl = next(row["kl_to_the_prior"] for row in right if not row["sensors_kept"])
     level = "C2ST .6 with the determinant, above without (a quarter or fewer); KL to the prior .05 without sensors"
-    control = _rejected(all(facts.get("controls_above_the_level", {"": False}).values()))
+    control = _rejected(all(facts["controls_above_the_level"].values()))
     shown = f"{worst:.2f}; {failing:.2f}; {kl:.2g}"
     return "residual likelihood, 8 unknowns", level, shown, bool(facts["passed"]), control, "missing_sensors"
 

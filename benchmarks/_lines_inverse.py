@@ -218,6 +218,7 @@ def residual_posteriors(stored: dict[str, Any]) -> list[Line]:
         return ", ".join(
             f"{row['sensors']} sensors {row[f'c2st_{which}']:.2f}"
             + (f" ({row[f'tv_{which}']:.2g})" if f"tv_{which}" in row else "")
+            + (f", sd ratios {row['smallest_sd_ratio']:.2f} to {row['largest_sd_ratio']:.2f}" if corrected else "")
             for row in rows
             if row["problem"] == name and row["corrected"] is corrected
         )

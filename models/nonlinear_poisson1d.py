@@ -15,8 +15,8 @@ problem:
 
 What cannot be solved gets log-density -inf. Needs dolfinx (the extra ``fem``), which loads when the model is built.
 
-Source: a nonlinear Poisson equation in one dimension is the second case of Glyn-Davies, Vadeboncoeur, Akyildiz,
-Kazlauskaite, Girolami, arXiv:2409.06560; coefficients and set-up by physzoo.
+Source: a nonlinear Poisson equation in one dimension with five unknowns is among the problems of Vadeboncoeur et al.,
+arXiv:2208.04856; coefficients and set-up by physzoo.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ register(
             family="spline", encoder=None, steps=800, particles=32, learning_rate=3e-3, options={"tail": 10.0}
         ),
         priors={"z": "Normal(0, 1), each mode", "u": "flat (residual likelihood only)"},
-        source="setting of Glyn-Davies et al., arXiv:2409.06560, section on the nonlinear case; set-up by physzoo",
+        source="setting of Vadeboncoeur et al., arXiv:2208.04856; coefficients and set-up by physzoo",
         requires="fem",
     )
 )
