@@ -11,8 +11,8 @@ from physzoo.guides import AmortizedGuide, amortize
 from physzoo.guides.unconstrained import Whitening
 from physzoo.inference.data import DataSets, Simulator, simulated_once
 from physzoo.inference.fit import fit
-from physzoo.inference.objectives import ELBO, ForwardKL
-from physzoo.models.registry import Recipe
+from physzoo.inference.objectives import ELBO, ForwardKL, Reweighted
+from physzoo.models.registry import WAKE_PARTICLES, Recipe
 
 
 def amortised(
@@ -38,9 +38,13 @@ def amortised(
 def alone(
     model: Any, recipe: Recipe, data: Mapping[str, Tensor], start: Whitening, seed: int, less: int = 1
 ) -> AmortizedGuide:
-    """Return a guide for one data set around a Gaussian, fitted by the ELBO; ``less`` divides the steps."""
+    """Return a guide for one data set around a Gaussian, fitted by the ELBO, and by wake-sleep where the recipe says so; ``less``
+    divides the steps."""
     guide = amortize(model, None, recipe.family, example=data, whitening=start, seed=seed, **recipe.options)
-    fit(model, guide, dict(data), ELBO(recipe.particles), **_options(recipe, seed, less))
+    options = _options(recipe, seed, less)
+    fit(model, guide, dict(data), ELBO(recipe.particles), **options)
+    if recipe.wake:
+        fit(model, guide, dict(data), Reweighted(WAKE_PARTICLES), **{**options, "steps": recipe.wake // less})
     return guide
 
 

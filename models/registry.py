@@ -51,6 +51,9 @@ class Quantity:
     units: Mapping[str, str] = field(default_factory=dict)
 
 
+WAKE_PARTICLES = 512
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How an animal is fitted unless the user says otherwise.
@@ -65,6 +68,8 @@ class Recipe:
             every step. Pays where the guide refines (``refine``).
         particles: draws a data set and step.
         learning_rate: Adam's initial step size.
+        wake: steps after those of the ELBO (one data set), by reweighted wake-sleep of ``WAKE_PARTICLES`` draws each. They widen
+            what the ELBO leaves too narrow, where importance weights of so many draws say something.
         options: what else the family takes, e.g. {"tail": 8.0}; for the recipe's own family only.
         reference: sampler of the reference posterior: "hmc", around the largest mode, or "smc", for several modes.
         nuts: whether ``physzoo run`` has stock NUTS confirm the reference (worth it where a gradient is cheap).
@@ -81,6 +86,7 @@ class Recipe:
     simulations: int = 0
     particles: int = 64
     learning_rate: float = 1e-3
+    wake: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     reference: Literal["hmc", "smc"] = "hmc"
     nuts: bool = False
@@ -89,7 +95,7 @@ class Recipe:
         for name, words in (("objective", ("elbo", "forward_kl", "mixture")), ("reference", ("hmc", "smc"))):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(words)}")
-        for name, least in (("steps", 1), ("batch_size", 1), ("simulations", 0), ("particles", 1)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("simulations", 0), ("particles", 1), ("wake", 0)):
             whole(name, getattr(self, name), least)
         real("learning_rate", self.learning_rate, 0.0)
 
@@ -174,11 +180,18 @@ class Animal:
     def objective(self) -> str:
         """What a fit of the recipe minimises, in a few words."""
         if self.recipe.encoder is None:
-            return "elbo"
+            return "elbo, then reweighted wake-sleep" if self.recipe.wake else "elbo"
         if self.training is None or self.training.objective is None:
             return self.recipe.objective
         last = "" if self.training.finish is None else ", then forward_kl"
         return f"elbo and regularisers{last}"
+
+    @property
+    def last_steps(self) -> int:
+        """The steps of a last stage of the fit, which leaves a checkpoint of its own; 0 where there is none."""
+        if self.training is not None and self.training.finish is not None:
+            return int(self.training.finish["steps"])
+        return self.recipe.wake
 
     @property
     def story(self) -> str:

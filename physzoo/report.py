@@ -278,7 +278,8 @@ def draw_figures(result: Result, folder: Folder, record: Mapping[str, Any]) -> l
         names.append("pairs.png")
     stats = group(tree, "sample_stats")
     weights = stats["log_p"][0] - stats["log_q"][0]
-    words = {"elbo": "negative ELBO", "forward_kl": "-log q(z | y)"}.get(record["objective"], "objective")
+    first = record["objective"].split(",")[0]  # the losses are those of the main fit
+    words = {"elbo": "negative ELBO", "forward_kl": "-log q(z | y)"}.get(first, "objective")
     draw_fit(folder.file("fit.png"), result.fit.losses, weights, record["k_hat"], words)
     names.append("fit.png")
     names += draw_grey_box(result, folder)

@@ -31,13 +31,14 @@ from .inference.grey_box import GreyBoxELBO
 from .inference.importance import USABLE, weights_of
 from .inference.laplace import laplace
 from .inference.latents import Latents, unobserved
-from .inference.objectives import ELBO, ForwardKL, Mixture, Objective
+from .inference.objectives import ELBO, ForwardKL, Mixture, Objective, Reweighted
 from .inference.options import FitOptions
 from .inference.posterior import posterior
 from .inference.posterior_sbc import posterior_sbc
 from .inference.reconstruction import Evaluation, evaluate
 from .inference.reference import Reference
 from .inference.stages import guide_last, physics_first
+from .models.registry import WAKE_PARTICLES
 from .references import confirm, disagreement, make_reference, read_reference
 from .task import Budget, RunOptions, Task, animal_named, build_task, fewer, settings_of
 
@@ -188,6 +189,11 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
             finish, given = fewer_steps(training.finish, options.quick), unobserved(task.model, task.data)
             last = replace(settings, checkpoint=folder.file(FINISHED), checkpoint_every=max(1, finish["steps"] // 5))
             note(_steps_and_loss(guide_last(task.model, task.guide, finish, last, given, seen)))
+    if recipe.wake:
+        with clock("wake") as note:
+            steps = fewer(recipe.wake, options.quick)
+            last = replace(settings, steps=steps, checkpoint=folder.file(FINISHED), checkpoint_every=max(1, steps // 5))
+            note(_steps_and_loss(fit(task.model, task.guide, source, Reweighted(WAKE_PARTICLES), last)))
     task.model.to("cpu")
     task.guide.to("cpu")
     with clock("posterior") as note:
@@ -225,7 +231,7 @@ def fewer_steps(stage: Mapping[str, Any], quick: bool) -> dict[str, Any]:
 
 
 def objective_of(task: Task) -> Objective:
-    """Return what the fit minimises; one data set is always fitted by the ELBO, from its Laplace start."""
+    """Return what the main fit minimises; for one data set always the ELBO, from its Laplace start."""
     recipe = task.recipe
     training = task.animal.training
     if training is not None:

@@ -219,10 +219,9 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
         )
     options = RunOptions(guide=found["guide"], steps=found["steps"], seed=found["seed"], progress=progress)
     animal = animal_named(found["name"])
-    finish = None if animal.training is None else animal.training.finish
     last, steps = CHECKPOINT, found["steps"]
-    if finish is not None:
-        last, steps = FINISHED, fewer(finish["steps"], found["quick"])
+    if animal.last_steps:
+        last, steps = FINISHED, fewer(animal.last_steps, found["quick"])
     state = load(folder.file(last)) if folder.file(last).is_file() else {}
     if state.get("stopped") != "early" and state.get("step", 0) < steps:
         raise BadInput(

@@ -22,34 +22,43 @@ from physzoo.run import fit_only
 from physzoo.task import RunOptions, restore
 
 
+def fitted(name: str, path: Path) -> Path:
+    fit_only(name, path / name, RunOptions(steps=30, quick=True, progress=False), say=lambda _: None)
+    return path / name
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("finish") / "pendulum"
-    fit_only("pendulum", path, RunOptions(steps=30, quick=True, progress=False), say=lambda _: None)
-    return path
+    return fitted("pendulum", tmp_path_factory.mktemp("finish"))
 
 
-def test_only_the_guide_moves(folder: Path) -> None:
-    before, after = (load(folder / name)["modules"] for name in (CHECKPOINT, FINISHED))
+@pytest.fixture(scope="module", params=["pendulum", "channel_darcy"])
+def either(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a last stage by simulations, and one by wake-sleep."""
+    return folder if request.param == folder.name else fitted(request.param, tmp_path_factory.mktemp("wake"))
+
+
+def test_only_the_guide_moves(either: Path) -> None:
+    before, after = (load(either / name)["modules"] for name in (CHECKPOINT, FINISHED))
     assert all(torch.equal(value, after["model"][name]) for name, value in before["model"].items())
     assert any(not torch.equal(value, after["guide"][name]) for name, value in before["guide"].items())
 
 
-def test_the_finished_guide_is_restored(folder: Path) -> None:
-    _, task = restore(folder, progress=False)
-    after = load(folder / FINISHED)["modules"]["guide"]
+def test_the_finished_guide_is_restored(either: Path) -> None:
+    _, task = restore(either, progress=False)
+    after = load(either / FINISHED)["modules"]["guide"]
     assert all(torch.equal(value, after[name]) for name, value in task.guide.state_dict().items())
 
 
-def test_resuming_a_done_run_changes_nothing(folder: Path) -> None:
-    before = (folder / FINISHED).read_bytes()
+def test_resuming_a_done_run_changes_nothing(either: Path) -> None:
+    before = (either / FINISHED).read_bytes()
     options = RunOptions(steps=30, quick=True, resume=True, progress=False)
     said: list[str] = []
-    task = fit_only("pendulum", folder, options, say=said.append).task
-    after = load(folder / FINISHED)["modules"]["guide"]
+    task = fit_only(either.name, either, options, say=said.append).task
+    after = load(either / FINISHED)["modules"]["guide"]
     assert all(torch.equal(value, after[name]) for name, value in task.guide.state_dict().items())
-    assert len(before) == len((folder / FINISHED).read_bytes())
-    assert any(line.startswith("finish") for line in said)
+    assert len(before) == len((either / FINISHED).read_bytes())
+    assert any(line.startswith(("finish", "wake")) for line in said)
 
 
 def test_a_fit_that_is_not_done_is_not_restored(folder: Path, tmp_path: Path) -> None:
