@@ -14,7 +14,8 @@ and without the error covariance that 256 further solves show, and held against 
 
 The exact solver sampled again shows what of the bias is Monte-Carlo error; R-hat is the worst of all data sets and
 unknowns, and beside it stands how many data sets are above 1.02. Negative control: its draws with 0.8 times
-their sd. Surrogates are trained in float64 and sampled in float32. Settings were found with other seeds.
+their sd. Surrogates are trained in float64 and sampled in float32. Settings were found with other seeds. Killed, it goes on where
+it was.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ import argparse
 import copy
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import torch
 from _judge import narrowed
-from _store import store
+from _store import Rows, store
 from torch import Tensor
 
 from physzoo.inference.reference_hmc import hmc
@@ -168,28 +171,34 @@ def main() -> None:
     y, truth = exact.observe(exact.solve(z)) + model.noise * noise, z.numpy()
     reference, trust = Sampler(y, *((200, 40, 20) if quick else (800, 200, 2000))).run(model, SEED + 6)
     sampler = Sampler(y, *((200, 40, 20) if quick else (800, 200, 1500)))
-    rows: list[Row] = []
+    name = "surrogate_quick" if quick else "surrogate"
+    rows, held_out = Rows(name), draws_of(SEED + 8, ERROR_SOLVES)
+    trained = cache(lambda plan: plan.trained(exact, steps))
 
-    def add(network: str, source: str, error: str, draws: np.ndarray, **columns: Any) -> None:
-        rows.append({"network": network, "from": source, "error_in_likelihood": error, **columns})
-        rows[-1] |= judged(draws, reference, truth)
-        print(rows[-1], flush=True)
+    def add(network: str, source: str, error: str, sampled: Callable[[], tuple[np.ndarray, Row]]) -> None:
+        def judge() -> Row:
+            draws, columns = sampled()
+            labels = {"network": network, "from": source, "error_in_likelihood": error}
+            return labels | columns | judged(draws, reference, truth)
 
-    add("exact solver", "", "none", reference, **trust)
-    again, checked = sampler.run(model, SEED + 7)
-    add("exact solver, again", "", "none", again, **checked)
-    add("exact solver, sd x 0.8", "", "none", narrowed(reference))
-    held_out = draws_of(SEED + 8, ERROR_SOLVES)
-    for plan in PLANS:
-        surrogate, training = plan.trained(exact, steps)
+        rows.add((network, source, error, sets, steps), judge)
+
+    def replaced(plan: Plan, carried: bool) -> tuple[np.ndarray, Row]:
+        surrogate, training = trained(plan)
         columns = errors(surrogate, exact, model.noise) | {"training_cpu_seconds": training}
-        found = error_covariance(surrogate, held_out).float()
-        for label, carried in (("none", None), ("covariance", found)):
-            model.problem, model.error = copy.deepcopy(surrogate).float(), carried
-            draws, checked = sampler.run(model, SEED + 9)
-            add(plan.network, plan.source, label, draws, **columns | checked)
+        model.problem = copy.deepcopy(surrogate).float()
+        model.error = error_covariance(surrogate, held_out).float() if carried else None
+        draws, checked = sampler.run(model, SEED + 9)
+        return draws, columns | checked
+
+    add("exact solver", "", "none", lambda: (reference, trust))
+    add("exact solver, again", "", "none", partial(sampler.run, model, SEED + 7))
+    add("exact solver, sd x 0.8", "", "none", lambda: (narrowed(reference), {}))
+    for plan in PLANS:
+        for label in ("none", "covariance"):
+            add(plan.network, plan.source, label, partial(replaced, plan, label == "covariance"))
     store(
-        "surrogate_quick" if quick else "surrogate",
+        name,
         rows,
         seed=SEED,
         data_sets=sets,
@@ -200,6 +209,7 @@ def main() -> None:
         pass_levels="bias in sd reported where the sensor error exceeds s_y / 3; with the covariance "
         "not more than two standard errors of coverage are lost; sd x 0.8 must lose more",
     )
+    rows.done()
 
 
 if __name__ == "__main__":
