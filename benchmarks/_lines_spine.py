@@ -109,6 +109,7 @@ SPINE: dict[str, Say] = {
     "poisson1d_forward": poisson1d_forward,
     "poisson1d_speed": poisson1d_speed,
     "darcy2d": by_recipe,
+    "nonlinear_poisson1d": by_recipe,
     "fem_cost": fem_cost,
     "fit_overhead": fit_overhead,
     "kill_resume": kill_resume,

@@ -50,7 +50,7 @@ def poisson1d(rows: Rows, _: Facts) -> dict[str, Any]:
     return flow([row for row in rows if "refined spline" in row["guide"]], _)
 
 
-def darcy2d(rows: Rows, _: Facts) -> dict[str, Any]:
+def by_recipe(rows: Rows, _: Facts) -> dict[str, Any]:
     row = rows[0]
     verdict = str(row["calibration"]).split(", ", 1)[0]
     return {"c2st": row["c2st"], "calibration": f"k-hat {row['k_hat']:.2f}; {verdict}"}
@@ -111,7 +111,8 @@ SOURCES: dict[str, tuple[str, Callable[[Rows, Facts], dict[str, Any]]]] = {
     "lynx_hare": ("lynx_hare", lynx_hare),
     "linear_gaussian": ("linear_gaussian", linear_gaussian),
     "poisson1d": ("poisson1d_forward", poisson1d),
-    "darcy2d": ("darcy2d", darcy2d),
+    "darcy2d": ("darcy2d", by_recipe),
+    "nonlinear_poisson1d": ("nonlinear_poisson1d", by_recipe),
     "inverse_kinematics": ("inverse_kinematics", flow),
     "channel_darcy": ("channel_darcy", channel_darcy),
     **{

@@ -20,9 +20,9 @@ measured in benchmarks/channel_darcy.py, as is the point estimate of Lopez-Alvis
 
 see ``physzoo.inference.point_estimate``. Chains around the largest mode can miss a part of these posteriors and agree: the
 reference is of sequential Monte Carlo. The recipe is of one data set: by the ELBO, which stays near the largest mode, then by
-wake-sleep, which widens it. An amortised guide of
-160,000 simulations, refined by Gauss-Newton steps (``amortize(..., refine=3)``), gets the codes' ranks right and fits the data
-too loosely: its log-likelihood is rejected there. Importance weights bring it close to the references.
+wake-sleep, which widens it. An amortised guide of 160,000 simulations, refined by Gauss-Newton steps (``amortize(...,
+refine=3)``), gets the codes' ranks right and fits the data too loosely: its log-likelihood is rejected there. Importance weights
+bring it close to the references.
 
 Source: Xia, Liao, Li, arXiv:2302.11173 (VI under a generative prior); Lopez-Alvis, Laloy, Nguyen, Hermans,
 arXiv:2008.12056 (point estimate); set-up by physzoo.
