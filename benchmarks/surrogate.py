@@ -205,7 +205,6 @@ def main() -> None:
         training_steps=steps,
         error_solves=ERROR_SOLVES,
         reference={name: trust[name] for name in ("worst_r_hat", "worst_ess")},
-        cpu_seconds=time.process_time(),
         pass_levels="bias in sd reported where the sensor error exceeds s_y / 3; with the covariance "
         "not more than two standard errors of coverage are lost; sd x 0.8 must lose more",
     )

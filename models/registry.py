@@ -98,6 +98,8 @@ class Recipe:
         for name, least in (("steps", 1), ("batch_size", 1), ("simulations", 0), ("particles", 1), ("wake", 0)):
             whole(name, getattr(self, name), least)
         real("learning_rate", self.learning_rate, 0.0)
+        if self.wake and self.encoder is not None:
+            raise ValueError(f"wake: got {self.wake} with an encoder, expected 0: the stage is of one data set")
 
 
 @dataclass(frozen=True)

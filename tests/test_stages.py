@@ -18,6 +18,7 @@ from physzoo.inference.reconstruction import robust_noise
 from physzoo.inference.stages import codes_of, physics_first, settle_noise
 from physzoo.models import registry
 from physzoo.models.galaxy import DATA, TRAINING, Galaxy
+from physzoo.models.registry import Recipe
 from physzoo.run import fit_only
 from physzoo.task import RunOptions, restore
 
@@ -172,3 +173,8 @@ def test_noise_is_settled_by_data_where_it_was_learnt() -> None:
         settle_noise(model, guide, {}, seed=2)
     with pytest.raises(ValueError, match="got noise 'fixed'"):
         settle_noise(Galaxy(size=12, code=2, noise="fixed"), guide, data, seed=2)
+
+
+def test_wake_sleep_is_of_one_data_set() -> None:
+    with pytest.raises(ValueError, match="wake: got 10 with an encoder, expected 0"):
+        Recipe(encoder="mlp", wake=10)
