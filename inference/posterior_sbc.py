@@ -22,7 +22,8 @@ from .data import DataSets
 from .densities import draw, site_log_probs, total
 from .fit import fit
 from .importance import USABLE, smoothed
-from .objectives import ELBO
+from .objectives import ELBO, Reweighted
+from .options import FitOptions
 
 
 class Augmented:
@@ -63,6 +64,7 @@ def posterior_sbc(
     steps: int = 400,
     particles: int = 8,
     learning_rate: float = 1e-2,
+    wake: int = 0,
     widen: float = 1.0,
     seed: int = 0,
     progress: bool = True,
@@ -85,6 +87,7 @@ def posterior_sbc(
         steps: steps of the plated fit.
         particles: draws a data set and step.
         learning_rate: its initial step size.
+        wake: steps after those of the ELBO, by reweighted wake-sleep (``Reweighted``); for a guide that was fitted so.
         widen: negative control: the refits' draws are stretched about their mean by this factor.
         seed: seed of everything.
         progress: show progress.
@@ -120,17 +123,10 @@ def posterior_sbc(
     width = sites.size * (sites.size + 3) // 2 + 8
     table = Table(data, width, sets=datasets)
     refit = amortize(augmented, table, family, example=data, whitening=start, simulations=0, seed=seed)
-    fit(
-        augmented,
-        refit,
-        DataSets(batch),
-        ELBO(particles),
-        steps=steps,
-        learning_rate=learning_rate,
-        seed=seed,
-        max_skipped=20,
-        progress=progress,
-    )
+    options = FitOptions(learning_rate=learning_rate, seed=seed, max_skipped=20, progress=progress)
+    fit(augmented, refit, DataSets(batch), ELBO(particles), options, steps=steps)
+    if wake:
+        fit(augmented, refit, DataSets(batch), Reweighted(), options, steps=wake)
     found = calibrate(
         augmented,
         refit,

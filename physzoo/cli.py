@@ -197,7 +197,8 @@ def check(
 ) -> int:
     """Is it right? DIR: calibration. NAME: the contract that every animal keeps.
 
-    The calibration is that of an amortised guide itself; for one data set, that of refits of its family near the data.
+    The calibration is that of an amortised guide itself; for one data set, that of refits near it, of the same family and
+    stages.
     """
     from .models.registry import names
 

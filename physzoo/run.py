@@ -270,6 +270,7 @@ def check_calibration(task: Task, budget: Budget) -> Calibration:
         task.data,
         datasets=budget.refits,
         family=task.recipe.family,
+        wake=budget.refit_wake if task.recipe.wake else 0,
         seed=seed,
         progress=progress,
     )

@@ -73,13 +73,14 @@ class Budget:
     warmup: int = 100
     datasets: int = 512
     refits: int = 128
+    refit_wake: int = 100
     nuts_draws: int = 60
     nuts_warmup: int = 40
 
     @classmethod
     def of(cls, quick: bool) -> Budget:
         """Return the usual budget, or a small one."""
-        return cls(500, 20, 50, 50, 40, 64, 24, 10, 10) if quick else cls()
+        return cls(500, 20, 50, 50, 40, 64, 24, 10, 10, 10) if quick else cls()
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ def test_refits_of_the_right_family_pass_and_narrower_ones_do_not() -> None:
     assert not posterior_sbc(MODEL, Exact(MODEL), DATA, widen=0.6, **options).passed
 
 
+def test_wake_sleep_fits_what_the_elbo_has_not() -> None:
+    options = {"datasets": 128, "family": "full", "steps": 1, "progress": False}
+    assert not posterior_sbc(MODEL, Exact(MODEL), DATA, **options).passed
+    assert posterior_sbc(MODEL, Exact(MODEL), DATA, wake=400, **options).passed
+
+
 def test_a_guide_that_is_too_far_away_is_told() -> None:
     far = Exact(MODEL)
     shifted = {"y": DATA["y"] + torch.tensor([9.0, -9.0, 9.0, -9.0], dtype=torch.float64)}
