@@ -125,6 +125,8 @@ def _read(name: str, site: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             "MultivariateNormal (or refine=0)"
         )
     matrix = issubclass(kind, dist.MultivariateNormal)
+    if hasattr(fn, "seen"):  # an entry that is not seen stands at its mean, zero, whatever its value
+        value = torch.where(fn.seen, value, 0.0)
     fixed: dict[str, Tensor] = {"value": value.detach()}
     weight = None if site["scale"] in (None, 1.0) else torch.as_tensor(site["scale"])
     for mask, outside in [*masks, (site["mask"], 0)]:

@@ -77,7 +77,8 @@ class PreconditionedGuide(StateGuide):
         seed: of the network's initial weights; torch's generator is put back.
 
     Raises:
-        ValueError: a number out of range, or dr/du is not symmetric positive definite at the reference.
+        ValueError: a number out of range, a residual that is not affine in u, or dr/du is not symmetric positive definite at
+            the reference.
         TypeError: an argument of another kind.
 
     Source: D A_0^-1 D: Concus & Golub, SIAM J. Numer. Anal. 10 (1973) 1103; the steps: generalised conjugate residuals,
@@ -124,6 +125,7 @@ class PreconditionedGuide(StateGuide):
             with seeded(PATTERN_SEED):
                 other = self.matrix(reference + torch.randn_like(reference))
             values, vectors = _decomposed(matrix)
+            self._check_affine(reference, matrix, vectors / values @ vectors.mT)
         pattern = (matrix.abs() > 1e-12 * matrix.abs().max()) | (other.abs() > 1e-12 * other.abs().max())
         self.modes = min(modes, size)
         self.register_buffer("reference", reference.clone())
@@ -160,6 +162,18 @@ class PreconditionedGuide(StateGuide):
         taken = self._taken(z[..., None, :])
         zero = self._problem[0].residual(unit.new_zeros(1, self.size), taken)
         return (self._problem[0].residual(unit, taken) - zero).mT
+
+    def _check_affine(self, reference: Tensor, matrix: Tensor, inverse: Tensor) -> None:
+        """Refuse a residual whose r(2 u) - 2 r(u) + r(0) is not zero at z_0, u the solution there or, where it is zero, one."""
+        taken = self._taken(reference[None])
+        at_zero = self._problem[0].residual(reference.new_zeros(1, self.size), taken)
+        u = at_zero @ inverse if bool((at_zero != 0).any()) else torch.ones_like(at_zero)
+        bent = self._problem[0].residual(2 * u, taken) - 2 * self._problem[0].residual(u, taken) + at_zero
+        gap = float(bent.abs().max() / (matrix.abs().max() * u.abs().max()))
+        if not gap < (1e-3 if reference.dtype == torch.float32 else 1e-8):
+            raise ValueError(
+                f"problem: got a residual that bends by {gap:.2g} of its slope, expected one affine in the state"
+            )
 
     def _noise(self) -> dist.TorchDistribution:
         return dist.Normal(torch.zeros_like(self.stiffness), 1.0).to_event(1)

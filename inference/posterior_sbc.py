@@ -19,7 +19,7 @@ from ..guides.sites import Data, plain, plated, repeated, seeded, unchecked
 from .calibrate import calibrate
 from .calibration import Calibration
 from .data import DataSets
-from .densities import draw, site_log_probs, total
+from .densities import data_log_probs, draw, site_log_probs, total
 from .fit import fit
 from .importance import USABLE, smoothed
 from .objectives import ELBO, Reweighted
@@ -31,14 +31,17 @@ class Augmented:
 
         log p(z) + log p(y_obs | z) + log p(y | z)
 
+    Virtual observables and factors belong to the unknowns, so they count once.
+
     Args:
         model: a Pyro model of one data set.
         data: the arguments with the first data set.
-        latents: names of its latent sites.
+        sites: its unknowns.
     """
 
-    def __init__(self, model: Callable[..., Any], data: Data, latents: tuple[str, ...]) -> None:
-        self.model, self.data, self.latents = model, dict(data), latents
+    def __init__(self, model: Callable[..., Any], data: Data, sites: UnconstrainedSites) -> None:
+        self.model, self.data, self.nesting = model, dict(data), sites.nesting
+        self.latents = tuple(block.name for block in sites.blocks)
         self.__signature__ = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
 
     def __call__(self, **data: Any) -> Any:
@@ -46,9 +49,10 @@ class Augmented:
         with poutine.block(expose=list(self.latents)):
             first = poutine.trace(self.model).get_trace(**self.data)
         latents = {name: nodes(first)[name]["value"] for name in self.latents}
-        terms = site_log_probs(first, nesting=0)
-        weight = total({name: term for name, term in terms.items() if name not in latents})
-        pyro.factor("first_data_set", weight)
+        terms = data_log_probs(first, site_log_probs(first, self.nesting))
+        weight = total({name: term for name, term in terms.items() if name in self.data})
+        # the model's own plates stand to the right of those around it
+        pyro.factor("first_data_set", weight.reshape(weight.shape + (1,) * self.nesting))
         with poutine.block(hide=list(self.latents)):
             return poutine.condition(self.model, data=latents)(**data)
 
@@ -95,6 +99,9 @@ def posterior_sbc(
     Returns:
         A ``Calibration`` whose truths are posterior draws; its contraction is the second data set's over the first's.
 
+    Raises:
+        ValueError: too few of the guide's draws have weight.
+
     Source: Saeilynoja, Schmitt, Buerkner, Vehtari, arXiv:2502.03279.
     """
     sites = UnconstrainedSites(model, data)
@@ -105,17 +112,18 @@ def posterior_sbc(
         warnings.warn(text, stacklevel=2)
     with seeded(seed + 1):
         weights = torch.as_tensor(log_w).exp()
-        if int((weights > 0).sum()) < datasets:
-            raise ValueError(
-                f"guide: got {int((weights > 0).sum())} of {len(weights)} draws with a weight, expected at least {datasets}: "
-                "it is too far from the posterior"
-            )
-        rows = torch.multinomial(weights, datasets, replacement=False)
+        rows = torch.multinomial(weights, datasets, replacement=True)
+    distinct = len(rows.unique())
+    if distinct < datasets / 4:
+        raise ValueError(
+            f"guide: got {distinct} truths for {datasets} data sets, expected at least a quarter as many: it is too far from "
+            "the posterior"
+        )
     truths = {name: value[rows] for name, value in pool.values.items()}
     replicated = _replicate(model, data, truths, sites, datasets, seed + 2)
     given = {name: value for name, value in data.items() if name not in sites.observed}
     batch = {**replicated, **repeated(given, datasets)}
-    augmented = Augmented(model, data, tuple(block.name for block in sites.blocks))
+    augmented = Augmented(model, data, sites)
     flat, _ = sites.flatten(pool.values)
     # two data sets like the observed one hold twice the information: half the posterior covariance
     start = _start(flat, weights.to(flat.dtype))

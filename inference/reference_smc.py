@@ -61,8 +61,7 @@ def smc(
         moves: of every particle at each b.
         final: further moves at b = 1.
         ess: the share of the particles that are left as effective ones by the choice of b.
-        seed: seed, another than that of data that ``simulate`` made: with the same one, their truth is among the particles;
-            torch's generator is put back afterwards.
+        seed: seed; torch's generator is put back afterwards.
         progress: whether to show a bar.
 
     Returns:

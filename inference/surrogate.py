@@ -61,7 +61,8 @@ class StateModel(PyroModule):
         tolerance: t > 0.
 
     Raises:
-        ValueError: an unknown weight, or an energy where there is none: r not affine in u, or dr/du not symmetric.
+        ValueError: an unknown weight, or an energy where there is none: r not affine in u, or dr/du not symmetric
+            or not definite.
     """
 
     def __init__(self, surrogate: Network, z: Unknowns, weight: Weight = "energy", tolerance: float = 1e-2) -> None:
@@ -119,6 +120,10 @@ class StateModel(PyroModule):
             raise ValueError("weight: got 'energy' for a dr/du that is not symmetric, expected 'preconditioned'")
         if float(curved.abs().max()) > tolerance * size * float(u.abs().max()):
             raise ValueError("weight: got 'energy' for a residual that is not affine in u, expected 'preconditioned'")
+        low, high = torch.linalg.eigvalsh(jacobian)[[0, -1]].tolist()
+        if not low * high > 0:
+            got = f"'energy' for a dr/du with eigenvalues from {low:.2g} to {high:.2g}, whose energy has no minimum"
+            raise ValueError(f"weight: got {got}, expected 'preconditioned'")
 
 
 class StateGuide(PyroModule):

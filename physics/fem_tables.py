@@ -68,23 +68,28 @@ class Geometry:
         Raises:
             UnsupportedForm: an element whose basis is not one of nodal values.
         """
-        element = space.element
-        if element.needs_dof_transformations or (space.ufl_element().num_sub_elements > 0 and space.dofmap.bs == 1):
-            raise UnsupportedForm(f"the element {space.ufl_element()}")
-        size = space.dofmap.bs
-        base = space.ufl_element().sub_elements[0] if size > 1 else space.ufl_element()
-        tables = base.basix_element.tabulate(1, self.points)
-        if tables.shape[-1] != 1 or base.basix_element.map_type != basix.MapType.identity:
-            raise UnsupportedForm(f"the element {space.ufl_element()}")
+        size, element = space.dofmap.bs, space.ufl_element()
+        if space.element.needs_dof_transformations or (element.num_sub_elements > 0 and size == 1):
+            raise UnsupportedForm(f"the element {element}")
+        base = element.sub_elements[0] if size > 1 else element
+        if size != element.reference_value_size:  # a symmetric tensor
+            raise UnsupportedForm(f"the element {element}")
+        try:
+            basis = base.basix_element
+        except NotImplementedError as error:  # values at quadrature points
+            raise UnsupportedForm(f"the element {element}") from error
+        tables = basis.tabulate(1, self.points)
+        if basis.map_type != basix.MapType.identity:
+            raise UnsupportedForm(f"the element {element}")
         if derivative is VALUE:
             local = np.broadcast_to(tables[0, ..., 0], (self.cells, *tables.shape[1:3]))
         else:
             local = np.einsum("eqa,cqe->cqa", tables[1:, ..., 0], self.inverse[..., derivative])
         if once := bool(np.ptp(local, 1).max() <= 1e-12 * max(np.abs(local).max(), 1e-300)):
             local = local[:, :1]
-        cells, points, basis = local.shape
+        cells, points, width = local.shape
         columns = local_dofs(space)[:, component::size]
-        rows = np.repeat(np.arange(cells * points), basis)
+        rows = np.repeat(np.arange(cells * points), width)
         columns = np.repeat(columns[:, None], points, 1)
         size = space.dofmap.index_map.size_local * space.dofmap.bs
         table = sparse.csr_array((local.ravel(), (rows, columns.ravel())), shape=(cells * points, size))
@@ -113,7 +118,10 @@ class TabulatedResidual:
         for integral in expanded.integrals():
             if integral.integral_type() != "cell" or integral.subdomain_id() not in ("everywhere", (-1,), -1):
                 raise UnsupportedForm(f"a measure {integral.integral_type()} on {integral.subdomain_id()}")
-            alike.setdefault(int(integral.metadata()["quadrature_degree"]), []).append(integral.integrand())
+            metadata = integral.metadata()
+            if metadata.get("quadrature_rule", "default") != "default":
+                raise UnsupportedForm(f"the quadrature rule {metadata['quadrature_rule']}")
+            alike.setdefault(int(metadata["quadrature_degree"]), []).append(integral.integrand())
         self.integrals = [_Integral(sum(parts[1:], parts[0]), degree, self) for degree, parts in alike.items()]
         example = {name: torch.zeros(1, *_shape(p), dtype=torch.float64) for p, name in self.names.items()}
         with torch.no_grad():

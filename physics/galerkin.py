@@ -48,10 +48,22 @@ class Galerkin(Problem):
         return floats("u", c, self.basis.shape[1], like=self.basis) @ self.basis.mT
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
-        """Return the coefficients c, shape (..., m), with r_S(c, z) = ``residual`` (zero where not given)."""
+        """Return the coefficients c, shape (..., m), with r_S(c, z) = ``residual`` (zero where not given).
+
+        Raises:
+            ValueError: the residual is not affine in u, so that c does not solve.
+        """
         matrix, at_zero = self._matrix(z)
         target = -at_zero if residual is None else floats("residual", residual, self.basis.shape[1]) - at_zero
-        return torch.linalg.solve(matrix, target[..., None])[..., 0]
+        c = torch.linalg.solve(matrix, target[..., None])[..., 0]
+        with torch.no_grad():
+            left = (self.residual(c, z) - at_zero - target).abs().max()
+            gap = float(left / (matrix.abs().max() * c.abs().max()).clamp(min=torch.finfo(c.dtype).tiny))
+        if gap > (1e-3 if c.dtype == torch.float32 else 1e-8):
+            raise ValueError(
+                f"problem: got a residual that bends by {gap:.2g} of its slope, expected one affine in the state"
+            )
+        return c
 
     def observe(self, u: Tensor) -> Tensor:
         """Return what the other problem's sensors read, shape (..., n_y)."""

@@ -56,8 +56,9 @@ def observe(
         name: the site.
         mean: what the sensors read without noise, shape (..., *event); for lognormal the median.
         noise: scale, a positive number or a tensor (fixed, learnt or sampled) that broadcasts against mean: a
-            sampled scalar enters as ``noise[..., None]`` (without it, as many samples as sensors cannot be told from
-            one noise a sensor). In units of the data; for lognormal relative.
+            sampled scalar enters as ``noise[..., None]``, with as many ``None`` as there are event dimensions (without
+            them, as many samples as sensors cannot be told from one noise a sensor). In units of the data; for lognormal
+            relative.
         obs: the data, shape (..., *event); None simulates them.
         mask: boolean, True where observed; broadcasts against obs.
         family: "normal", "lognormal" or "student_t".
@@ -220,7 +221,8 @@ def _check(
     floats(f"{site} mean", mean)
     if mean.dim() < whole(f"{site} event_dim", event_dim, 0):
         raise ValueError(f"{site} mean: got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions")
-    _check_positive(site, "noise", noise, mean.shape, event_dim, "; a sampled scalar enters as noise[..., None]")
+    hint = f"; a sampled scalar enters as noise[..., {', '.join(['None'] * event_dim)}]" if event_dim else ""
+    _check_positive(site, "noise", noise, mean.shape, event_dim, hint)
     if df is not None:
         _check_positive(site, "df", df, mean.shape, event_dim)
     if obs is not None:

@@ -58,7 +58,7 @@ def error_covariance(surrogate: Surrogate, z: Unknowns, u: Tensor | None = None)
         u: their solves; None makes them.
 
     Raises:
-        ValueError: no more draws than sensors, which leaves the covariance singular.
+        ValueError: no more draws than sensors, which leaves the covariance singular; or one without a finite solve.
     """
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"surrogate: got {shown(surrogate)}, expected a Surrogate")
@@ -67,6 +67,9 @@ def error_covariance(surrogate: Surrogate, z: Unknowns, u: Tensor | None = None)
         error = (surrogate.observe(exact) - surrogate.observe(surrogate.solve(z))).flatten(1)
     if len(error) <= error.shape[1]:
         raise ValueError(f"z: got {len(error)} draws, expected more than the {error.shape[1]} sensors")
+    lost = int((~torch.isfinite(error).all(-1)).sum())
+    if lost:
+        raise ValueError(f"z: got {lost} of {len(error)} draws without a finite solve, expected none; leave them out")
     return ModelError(error.mean(0), error.T.cov().reshape(error.shape[1], -1))
 
 

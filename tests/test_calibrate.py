@@ -316,6 +316,20 @@ class WithState:
         pyro.sample("u", dist.Normal(y, 1.0).to_event(1))
 
 
+def ordered(y=None):
+    """A hard constraint, which simulations do not keep; at half of the draws its factor is zero."""
+    a, b = (pyro.sample(name, dist.Normal(torch.zeros(()), 1.0)) for name in "ab")
+    pyro.factor("ordered", torch.where(a < b, 0.0, -torch.inf))
+    return pyro.sample("y", dist.Normal(a + b, 1.0), obs=y)
+
+
+def test_a_model_with_a_constraint_does_not_simulate_its_density():
+    for seed in range(4):
+        torch.manual_seed(seed)
+        with pytest.raises(ValueError, match="'ordered' is observed even without data"):
+            simulated_once(ordered, None, 8)
+
+
 def test_a_model_with_virtual_observables_is_held_against_its_forward_model():
     with pytest.raises(ValueError, match="'r' is observed even without data"):
         calibrate(Virtual(), WithState(EXACT))

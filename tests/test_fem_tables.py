@@ -126,6 +126,45 @@ def test_a_field_outside_the_unknowns_is_read_when_it_is_needed() -> None:
     assert not stokes().tabulated
 
 
+OTHERS = ("lumped mass", "symmetric tensor", "values at quadrature points")
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_tables_do_not_hold_is_assembled(name: str) -> None:
+    require_dolfinx()
+    import basix.ufl
+    import dolfinx.mesh
+    import ufl
+    from dolfinx import fem
+    from mpi4py import MPI
+
+    domain = dolfinx.mesh.create_unit_square(MPI.COMM_SELF, 2, 2)
+    space = fem.functionspace(domain, ("P", 1))
+    elements = {
+        "lumped mass": ("DG", 0),
+        "symmetric tensor": basix.ufl.element("DG", "triangle", 0, shape=(2, 2), symmetry=True),
+        "values at quadrature points": basix.ufl.quadrature_element("triangle", degree=2),
+    }
+    k = fem.Function(fem.functionspace(domain, elements[name]))
+    u, v = fem.Function(space), ufl.TestFunction(space)
+    flux = {
+        "lumped mass": lambda: ufl.grad(u),
+        "symmetric tensor": lambda: (2 * ufl.Identity(2) + k) * ufl.grad(u),
+        "values at quadrature points": lambda: ufl.exp(k) * ufl.grad(u),
+    }
+    form = ufl.dot(flux[name](), ufl.grad(v)) * ufl.dx(degree=2) - 10 * v * ufl.dx
+    if name == "lumped mass":
+        form += ufl.exp(k) * u * v * ufl.dx(metadata={"quadrature_rule": "vertex", "quadrature_degree": 1})
+    left = fem.locate_dofs_geometrical(space, lambda x: x[0] < 1e-9)
+    held = fem.dirichletbc(0.0, left, space)  # type: ignore[arg-type]
+    problem = FEMProblem(form, u, {"k": k}, [held])
+    z = 0.3 * torch.randn(3, k.x.array.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    solved = problem.solve(z)
+    assert not problem.tabulated
+    assert float(solved.abs().max()) > 1
+    assert float(problem.residual(solved, z).abs().max()) < 1e-10
+
+
 def test_single_precision_stays() -> None:
     problem = CASES["triangle"]()
     u, z = unknowns(problem, (7,))

@@ -137,6 +137,11 @@ def test_masks_and_data_of_a_batch_of_data_sets_lie_in_a_plate():
         (ValueError, "noise: got -0.1", {"noise": -0.1}),
         (ValueError, "noise: got -1 as", {"noise": tensor(1.0, -1.0, 1.0)}),
         (ValueError, r"noise\[\.\.\., None\]", {"noise": tensor(1.0, 1.0)}),
+        (
+            ValueError,
+            r"noise\[\.\.\., None, None\]",
+            {"noise": torch.ones(7), "mean": torch.ones(7, 5, 2), "obs": torch.ones(5, 2), "event_dim": 2},
+        ),
         (ValueError, "noise: got shape", {"noise": torch.ones(4), "mean": torch.ones(4, 1), "obs": torch.ones(1)}),
         (ValueError, "mask: got shape", {"mask": torch.ones(2, dtype=torch.bool)}),
         (ValueError, "mask: got shape", {"mask": torch.ones(8) > 0, "mean": torch.ones(1), "obs": torch.ones(1)}),

@@ -55,6 +55,13 @@ def untrained(problem, *hidden, trunk=False, modes=2):
     return Surrogate(problem, z, basis, hidden or (16,))
 
 
+def indefinite():
+    """A surrogate of diag(1, -1, 2) u = z."""
+    problem = LinearProblem(torch.diag(torch.tensor([1.0, -1.0, 2.0])).double(), *2 * [torch.eye(3).double()])
+    basis = FixedBasis.of_residual(problem, torch.ones(3).double(), torch.zeros(3).double())
+    return Surrogate(problem, normal(9, 3).double(), basis, (8,))
+
+
 def sensor_error(surrogate, z, noise=0.0025):
     """Root mean square over draws and sensors, in units of the noise."""
     exact = surrogate.observe(surrogate.problem.solve(z))
@@ -252,6 +259,7 @@ def test_a_masked_likelihood_with_an_error_is_linearised_by_its_seen_sensors(by_
     trace.compute_log_prob()
     (gradient,) = torch.autograd.grad(trace.nodes["y"]["log_prob"].sum(), at)
     torch.testing.assert_close((found.jacobian.mT @ found.residual[..., None])[..., 0], gradient)
+    assert not found.residual[:, 5:].any()  # what is not seen is no misfit
 
 
 def test_masked_simulations_are_of_all_sensors():
@@ -288,6 +296,12 @@ MISTAKES = {
     ),
     "coordinates: got shape": lambda bar: Trunk(bar.nodes, bar.load),
     "expected more than the 8 sensors": lambda bar: error_covariance(untrained(bar), normal(8, 2)),
+    "got 1 of 20 draws without a finite solve": lambda bar: error_covariance(
+        untrained(bar), normal(20, 2), torch.cat([bar.solve(normal(19, 2)), torch.full((1, 63), torch.nan)])
+    ),
+    "eigenvalues from -1 to 2, whose energy has no minimum": lambda bar: fit_surrogate(
+        indefinite(), normal(9, 3), steps=1, progress=False
+    ),
     "covariance: got": lambda bar: ModelError(normal(2), -covariance(2)),
     "error: got 3 sensors": lambda bar: observe("y", normal(2), 0.1, error=ModelError(normal(3), covariance(3))),
     "error: got family": lambda bar: observe(

@@ -211,6 +211,9 @@ def test_what_does_not_fit_is_refused():
     negative = type("Negative", (), {"residual": staticmethod(lambda u, z: -problem.residual(u, z))})()
     with pytest.raises(ValueError, match="expected a symmetric positive definite one"):
         PreconditionedGuide(standard_normal, negative, 63, origin, 1e-3)
+    bent = type("Bent", (), {"residual": staticmethod(lambda u, z: problem.residual(u, z) + u**3)})()
+    with pytest.raises(ValueError, match="problem: got a residual that bends"):
+        PreconditionedGuide(standard_normal, bent, 63, origin, 1e-3)
     with pytest.raises(ValueError, match="scale: got 0"):
         PreconditionedGuide(standard_normal, problem, 63, origin, 0)
     with pytest.raises(ValueError, match="steps: got 0"):
@@ -219,6 +222,11 @@ def test_what_does_not_fit_is_refused():
         PreconditionedGuide(standard_normal, problem, 63, 0.0, 1e-3)
     with pytest.raises(ValueError, match="modes: got 64, expected 1 to 63"):
         sines(63, 64)
+    bar_that_bends = bar()
+    few = Galerkin(bar_that_bends, sines(63, 6, torch.float64))
+    bar_that_bends.residual = bent.residual
+    with pytest.raises(ValueError, match="problem: got a residual that bends"):
+        few.solve(origin)
     with pytest.raises(ValueError, match="expected independent columns"):
         Galerkin(problem, torch.ones(63, 2, dtype=torch.float64))
 

@@ -21,7 +21,7 @@
 #
 # $$-\nabla\cdot\left(e^{\kappa}\,\nabla u\right) + u + u^3 = 10, \qquad u = 0 \text{ on the border}.$$
 #
-# It is nonlinear; the library does Newton's method, the adjoint, and one factorisation for both.
+# It is nonlinear; the library does Newton's method for the state and the adjoint for the gradient.
 #
 # Run time: about 60 seconds on one core.
 
