@@ -1,4 +1,4 @@
-"""Guides as recipes train them: amortised over simulated pairs by the forward KL, or for one data set by the ELBO."""
+"""Guides as recipes train them: amortised over simulated pairs by the forward KL, or for one data set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from physzoo.guides.unconstrained import Whitening
 from physzoo.inference.data import DataSets, Simulator, simulated_once
 from physzoo.inference.fit import fit
 from physzoo.inference.objectives import ELBO, ForwardKL, Reweighted
-from physzoo.models.registry import WAKE_PARTICLES, Recipe
+from physzoo.models.registry import Recipe
 
 
 def amortised(
@@ -38,13 +38,10 @@ def amortised(
 def alone(
     model: Any, recipe: Recipe, data: Mapping[str, Tensor], start: Whitening, seed: int, less: int = 1
 ) -> AmortizedGuide:
-    """Return a guide for one data set around a Gaussian, fitted by the ELBO, and by wake-sleep where the recipe says so; ``less``
-    divides the steps."""
+    """Return a guide for one data set around a Gaussian, fitted by the recipe's objective; ``less`` divides the steps."""
     guide = amortize(model, None, recipe.family, example=data, whitening=start, seed=seed, **recipe.options)
-    options = _options(recipe, seed, less)
-    fit(model, guide, dict(data), ELBO(recipe.particles), **options)
-    if recipe.wake:
-        fit(model, guide, dict(data), Reweighted(WAKE_PARTICLES), **{**options, "steps": recipe.wake // less})
+    objective = Reweighted if recipe.objective == "reweighted" else ELBO
+    fit(model, guide, dict(data), objective(recipe.particles), **_options(recipe, seed, less))
     return guide
 
 

@@ -1,13 +1,13 @@
 """B10: an inverse problem under a learnt prior: channels in an aquifer, 8 codes, 25 wells, 2 % noise.
 
-    python benchmarks/channel_darcy.py [--seed 92001] [--quick]
+    python benchmarks/channel_darcy.py [--seed 92101] [--quick]
 
 Five data sets of the model have references: tempered sequential Monte Carlo, eight independent runs of 500 particles each,
 or of 2,000 where the runs disagree (R-hat above 1.01). Beside them stand 20 chains of HMC around the largest mode, which need
 not find the others, and the ends of eight descents to the point estimate of Lopez-Alvis et al. Against the references, by
 C2ST in w:
 
-    alone               the recipe: a flow for each data set, from its Laplace approximation, by the ELBO
+    alone               the recipe: a flow for each data set, from the Laplace approximations at its modes, by wake-sleep
     amortised           one guide, refined by Gauss-Newton steps through the flow problem, as it was best on held-out pairs
     weighted            100,000 draws of it, resampled with Pareto-smoothed importance weights through the model
     diagonal, full      its base relaxed at each data set and fitted by the reverse KL (row 3 of the primer, second stage)
@@ -41,7 +41,7 @@ from physzoo.inference.calibrate import calibrate
 from physzoo.inference.compare import c2st
 from physzoo.inference.densities import draw
 from physzoo.inference.importance import k_hat, smoothed
-from physzoo.inference.laplace import laplace
+from physzoo.inference.laplace import laplace, laplace_mixture
 from physzoo.inference.point_estimate import point_estimate
 from physzoo.inference.reference import Reference
 from physzoo.inference.reference_hmc import hmc
@@ -106,10 +106,11 @@ def row(model: ChannelDarcy, guide: AmortizedGuide, y: Tensor, truth: Tensor, ex
     }
 
 
-def more(model: ChannelDarcy, y: Tensor, truth: Tensor, exact: Tensor, start: Whitening, seed: int, quick: bool) -> Row:
+def more(model: ChannelDarcy, y: Tensor, truth: Tensor, exact: Tensor, seed: int, quick: bool) -> Row:
     """Return what is done for one data set alone: the flow and the point estimate."""
     data = {"y": y}
     started = time.process_time()
+    start = laplace_mixture(model, data, seed=seed + 1000)
     own = alone(model, get("channel_darcy").recipe, data, start, seed, 20 if quick else 1)
     drawn = draw(model, own, data, DRAWS, seed=seed + 1)
     seconds, point = time.process_time() - started, point_estimate(model, data, seed=seed)
@@ -177,7 +178,7 @@ def of_model(model: ChannelDarcy, count: int, seed: int) -> tuple[Tensor, Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=92001)
+    parser.add_argument("--seed", type=int, default=92101)
     parser.add_argument("--quick", action="store_true", help="a twentieth of the work: to see that it runs")
     given = parser.parse_args()
     seed, quick = given.seed, given.quick
@@ -211,7 +212,7 @@ def main() -> None:
         rows[-1] |= {"c2st_hmc": c2st(np.concatenate(around.draws["w"]), exact[-1].numpy(), limit=DRAWS)}
         rows[-1] |= {"hmc_r_hat": around.r_hat}
         if name == "model":
-            rows[-1] |= more(model, y, truth, exact[-1], mode, seed + index, quick)
+            rows[-1] |= more(model, y, truth, exact[-1], seed + index, quick)
         print(rows[-1], flush=True)
     own = [line for line in rows if line["map_of"] == "model"]
     y = torch.stack([y for name, y, _ in sets if name == "model"])

@@ -19,7 +19,7 @@ import torch
 from _recipe import alone
 from _store import Rows, store
 
-from physzoo.inference.laplace import laplace
+from physzoo.inference.laplace import laplace_mixture
 from physzoo.inference.posterior_sbc import posterior_sbc
 from physzoo.models.registry import get
 from physzoo.task import Budget
@@ -37,7 +37,7 @@ def main() -> None:
     animal, budget = get("channel_darcy"), Budget.of(quick)
     model: Any = animal.model()
     data = animal.data()
-    guide = alone(model, animal.recipe, data, laplace(model, data, seed=seed), seed, 20 if quick else 1)
+    guide = alone(model, animal.recipe, data, laplace_mixture(model, data, seed=seed), seed, 20 if quick else 1)
     name = "channel_refits_quick" if quick else "channel_refits"
     rows = Rows(name)
     for stage, wake in STAGES.items():

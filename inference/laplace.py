@@ -15,6 +15,8 @@ from .ascent import ascend
 from .latents import Latents
 from .precision import in_double
 
+SAME = 0.2  # sd between two ends of climbs of the same mode
+
 
 def laplace(
     model: Callable[..., Any],
@@ -50,11 +52,67 @@ def laplace(
     Raises:
         ValueError: no prior draw has a finite density.
     """
+    real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
+    log_density, tops, _, variance = _tops(model, data, starts, climbers, candidates, seed)
+    return Whitening(tops[0], _inverse_root(_negative_hessian(log_density, tops[0]), variance, floor))
+
+
+def laplace_mixture(
+    model: Callable[..., Any],
+    data: Data,
+    *,
+    starts: int = 96,
+    candidates: int = 512,
+    seed: int = 0,
+    floor: float = 1e-6,
+) -> Whitening:
+    """Find the modes in unconstrained space; return the Gaussian with the moments of the Laplace approximations at all of them.
+
+        p_k ~ p(u_k, y) |L_k|,    u* = sum_k p_k u_k,    L L' = sum_k p_k [L_k L_k' + (u_k - u*) (u_k - u*)']
+
+    p(u_k, y) with the Jacobian of the transform, u_k and L_k as in ``laplace``: p_k is the evidence of a mode by Laplace's
+    method. A start that covers all modes, from which wake-sleep (``Reweighted``) finds their shapes; the ELBO would choose
+    one. Modes as near as a fifth of a standard deviation count as one. With one mode it is ``laplace``.
+
+    Args:
+        model, data, candidates, seed, floor: as for ``laplace``.
+        starts: number of draws that climb, all of them to the end, so that lower modes are met as well.
+
+    Returns:
+        The whitening map u = u* + L w, float64.
+
+    Raises:
+        ValueError: no prior draw has a finite density.
+    """
+    real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
+    log_density, tops, heights, variance = _tops(model, data, starts, starts, candidates, seed)
+    at = tops.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(log_density(at).sum(), at)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for top, height, slope in zip(tops, heights, slopes, strict=True):
+        if any(
+            torch.linalg.solve_triangular(tril, (top - u)[:, None], upper=False).norm() < SAME for u, tril, _ in found
+        ):
+            continue
+        tril = _inverse_root(_negative_hessian(log_density, top), variance, floor)
+        if not found or (tril.T @ slope).norm() < SAME:  # a climb that was cut off ends at no mode
+            found.append((top, tril, height + tril.diagonal().log().sum()))
+    modes, roots, evidence = (torch.stack(part) for part in zip(*found, strict=True))
+    share = evidence.softmax(0)
+    mean = share @ modes
+    away = modes - mean
+    covariance = (share[:, None, None] * (roots @ roots.mT + away[:, :, None] * away[:, None, :])).sum(0)
+    return Whitening(mean, torch.linalg.cholesky(covariance))
+
+
+def _tops(
+    model: Callable[..., Any], data: Data, starts: int, climbers: int, candidates: int, seed: int
+) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor]:
+    """Return the log density in unconstrained space, where climbs to its tops end, its values there, and the prior's variance."""
     whole("starts", starts, 1)
     whole("climbers", climbers, 1)
     whole("candidates", candidates, 2)
     seed_number(seed)
-    real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
     named("data", data)
     model, data = in_double(model, data)
     sites = Latents(model, data)
@@ -68,9 +126,8 @@ def laplace(
     draws = draws.double()
     with torch.no_grad():
         heights = log_density(draws)
-    mode = ascend(log_density, draws, heights, climbers, starts)[0][0]
-    usable = torch.isfinite(heights)
-    return Whitening(mode, _inverse_root(_negative_hessian(log_density, mode), draws[usable].var(0), floor))
+    tops, depths = ascend(log_density, draws, heights, climbers, starts)
+    return log_density, tops, -depths, draws[torch.isfinite(heights)].var(0)
 
 
 def _negative_hessian(log_density: Callable[[Tensor], Tensor], mode: Tensor, step: float = 1e-4) -> Tensor:

@@ -51,9 +51,6 @@ class Quantity:
     units: Mapping[str, str] = field(default_factory=dict)
 
 
-WAKE_PARTICLES = 512
-
-
 @dataclass(frozen=True)
 class Recipe:
     """How an animal is fitted unless the user says otherwise.
@@ -61,45 +58,54 @@ class Recipe:
     Attributes:
         family: guide family, a name known to ``physzoo.guides``.
         encoder: encoder of an amortised guide; ``None`` fits the animal's one data set.
-        objective: "elbo", "forward_kl" or "mixture" (amortised); one data set is always fitted from a Laplace start.
+        objective: "forward_kl" or "mixture" (amortised), "reweighted" (one data set: by reweighted wake-sleep, which covers what
+            the ELBO leaves out where the importance weights of so many ``particles`` say something) or "elbo" (either).
+        start: what the guide of one data set starts from: the Laplace approximation at the largest "mode", or the Gaussian that
+            has the moments of those at all "modes".
         steps: optimiser steps.
         batch_size: simulated data sets a step (amortised).
         simulations: how many data sets are simulated, once and before the fit, for the forward KL; 0 draws fresh ones at
             every step. Pays where the guide refines (``refine``).
         particles: draws a data set and step.
         learning_rate: Adam's initial step size.
-        wake: steps after those of the ELBO (one data set), by reweighted wake-sleep of ``WAKE_PARTICLES`` draws each. They widen
-            what the ELBO leaves too narrow, where importance weights of so many draws say something.
         options: what else the family takes, e.g. {"tail": 8.0}; for the recipe's own family only.
         reference: sampler of the reference posterior: "hmc", around the largest mode, or "smc", for several modes.
         nuts: whether ``physzoo run`` has stock NUTS confirm the reference (worth it where a gradient is cheap).
 
     Raises:
-        ValueError: an objective or a reference of another name, or a number out of range.
+        ValueError: an objective, a start or a reference of another name, an objective that does not go with the encoder, or a
+            number out of range.
     """
 
     family: str = "spline"
     encoder: str | None = None
-    objective: Literal["elbo", "forward_kl", "mixture"] = "elbo"
+    objective: Literal["elbo", "forward_kl", "mixture", "reweighted"] = "elbo"
+    start: Literal["mode", "modes"] = "mode"
     steps: int = 1000
     batch_size: int = 256
     simulations: int = 0
     particles: int = 64
     learning_rate: float = 1e-3
-    wake: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
     reference: Literal["hmc", "smc"] = "hmc"
     nuts: bool = False
 
     def __post_init__(self) -> None:
-        for name, words in (("objective", ("elbo", "forward_kl", "mixture")), ("reference", ("hmc", "smc"))):
+        for name, words in (
+            ("objective", ("elbo", "forward_kl", "mixture", "reweighted")),
+            ("start", ("mode", "modes")),
+            ("reference", ("hmc", "smc")),
+        ):
             if getattr(self, name) not in words:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(words)}")
-        for name, least in (("steps", 1), ("batch_size", 1), ("simulations", 0), ("particles", 1), ("wake", 0)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("simulations", 0), ("particles", 1)):
             whole(name, getattr(self, name), least)
         real("learning_rate", self.learning_rate, 0.0)
-        if self.wake and self.encoder is not None:
-            raise ValueError(f"wake: got {self.wake} with an encoder, expected 0: the stage is of one data set")
+        many = self.encoder is not None
+        if self.objective in (("reweighted",) if many else ("forward_kl", "mixture")):
+            with_it = f"the encoder {self.encoder!r}" if many else "no encoder"
+            of = "one data set" if many else "many data sets"
+            raise ValueError(f"objective: got {self.objective!r} with {with_it}, expected another: it is of {of}")
 
 
 @dataclass(frozen=True)
@@ -182,7 +188,7 @@ class Animal:
     def objective(self) -> str:
         """What a fit of the recipe minimises, in a few words."""
         if self.recipe.encoder is None:
-            return "elbo, then reweighted wake-sleep" if self.recipe.wake else "elbo"
+            return "reweighted" if self.recipe.objective == "reweighted" else "elbo"
         if self.training is None or self.training.objective is None:
             return self.recipe.objective
         last = "" if self.training.finish is None else ", then forward_kl"
@@ -193,7 +199,7 @@ class Animal:
         """The steps of a last stage of the fit, which leaves a checkpoint of its own; 0 where there is none."""
         if self.training is not None and self.training.finish is not None:
             return int(self.training.finish["steps"])
-        return self.recipe.wake
+        return 0
 
     @property
     def story(self) -> str:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .inference.fit import fit as fit
     from .inference.importance import importance_resample as importance_resample
     from .inference.laplace import laplace as laplace
+    from .inference.laplace import laplace_mixture as laplace_mixture
     from .inference.objectives import ELBO as ELBO
     from .inference.objectives import ForwardKL as ForwardKL
     from .inference.objectives import Mixture as Mixture
@@ -86,6 +87,7 @@ _HOME = {
     "hmc": "inference.reference_hmc",
     "importance_resample": "inference.importance",
     "laplace": "inference.laplace",
+    "laplace_mixture": "inference.laplace",
     "load": "weights",
     "names": "models.registry",
     "nuts": "inference.reference_nuts",
@@ -129,6 +131,7 @@ __all__ = [
     "hmc",
     "importance_resample",
     "laplace",
+    "laplace_mixture",
     "load",
     "names",
     "nuts",

@@ -142,7 +142,6 @@ def show(name: Name) -> None:
     stages.append(
         "" if last is None else f", then {last['steps']} of the guide alone on simulations of the trained model"
     )
-    stages.append(f", then {recipe.wake}" if recipe.wake else "")
     print(f"recipe\n  guide {animal.guide}, objective {animal.objective}, {''.join(stages)}")
     print(f"likelihoods\n  {', '.join(animal.likelihoods)}")
     print(f"certificate\n  {certificate(certificates().get(name))}")

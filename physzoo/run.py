@@ -29,7 +29,7 @@ from .inference.data import DataSets, Simulator, Source, simulated_once
 from .inference.fit import Fit, fit
 from .inference.grey_box import GreyBoxELBO
 from .inference.importance import USABLE, weights_of
-from .inference.laplace import laplace
+from .inference.laplace import laplace, laplace_mixture
 from .inference.latents import Latents, unobserved
 from .inference.objectives import ELBO, ForwardKL, Mixture, Objective, Reweighted
 from .inference.options import FitOptions
@@ -38,7 +38,6 @@ from .inference.posterior_sbc import posterior_sbc
 from .inference.reconstruction import Evaluation, evaluate
 from .inference.reference import Reference
 from .inference.stages import guide_last, physics_first
-from .models.registry import WAKE_PARTICLES
 from .references import confirm, disagreement, make_reference, read_reference
 from .task import Budget, RunOptions, Task, animal_named, build_task, fewer, settings_of
 
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
 Say = Callable[[str], None]
+
+STARTS = {"mode": laplace, "modes": laplace_mixture}
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,8 @@ def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tup
     whitening = None
     if animal.recipe.encoder is None:
         with clock("laplace") as note:
-            whitening = laplace(animal.model(), animal.data(), seed=options.seed)
-            note("mode and curvature in unconstrained space")
+            whitening = STARTS[animal.recipe.start](animal.model(), animal.data(), seed=options.seed)
+            note(f"{animal.recipe.start} and curvature in unconstrained space")
     with clock("guide") as note:
         task = build_task(animal, options, whitening, 2048)
         count = sum(p.numel() for p in task.guide.parameters())
@@ -189,11 +190,6 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
             finish, given = fewer_steps(training.finish, options.quick), unobserved(task.model, task.data)
             last = replace(settings, checkpoint=folder.file(FINISHED), checkpoint_every=max(1, finish["steps"] // 5))
             note(_steps_and_loss(guide_last(task.model, task.guide, finish, last, given, seen)))
-    if recipe.wake:
-        with clock("wake") as note:
-            steps = fewer(recipe.wake, options.quick)
-            last = replace(settings, steps=steps, checkpoint=folder.file(FINISHED), checkpoint_every=max(1, steps // 5))
-            note(_steps_and_loss(fit(task.model, task.guide, source, Reweighted(WAKE_PARTICLES), last)))
     task.model.to("cpu")
     task.guide.to("cpu")
     with clock("posterior") as note:
@@ -231,13 +227,15 @@ def fewer_steps(stage: Mapping[str, Any], quick: bool) -> dict[str, Any]:
 
 
 def objective_of(task: Task) -> Objective:
-    """Return what the main fit minimises; for one data set always the ELBO, from its Laplace start."""
+    """Return what the main fit minimises."""
     recipe = task.recipe
     training = task.animal.training
     if training is not None:
         return ELBO(recipe.particles) if training.objective is None else GreyBoxELBO(**training.objective)
-    if recipe.encoder is None or recipe.objective == "elbo":
+    if recipe.objective == "elbo":
         return ELBO(recipe.particles)
+    if recipe.objective == "reweighted":
+        return Reweighted(recipe.particles)
     if recipe.objective == "forward_kl":
         return ForwardKL()
     return Mixture(((0.5, ELBO(recipe.particles)), (0.5, ForwardKL())))
@@ -270,7 +268,7 @@ def check_calibration(task: Task, budget: Budget) -> Calibration:
         task.data,
         datasets=budget.refits,
         family=task.recipe.family,
-        wake=budget.refit_wake if task.recipe.wake else 0,
+        wake=budget.refit_wake if task.recipe.objective == "reweighted" else 0,
         seed=seed,
         progress=progress,
     )

@@ -14,7 +14,7 @@ from scipy.stats import norm, t, truncnorm
 from torch import Tensor
 
 from physzoo.guides.sites import simulate
-from physzoo.inference.laplace import laplace
+from physzoo.inference.laplace import laplace, laplace_mixture
 from physzoo.inference.reference_grid import grid
 from physzoo.inference.reference_hmc import hmc
 from physzoo.inference.reference_pcn import pcn
@@ -65,6 +65,17 @@ def test_two_modes_have_their_masses_where_chains_agree_on_one() -> None:
     chains = hmc(folded, data, loc=start.loc, tril=start.tril, seed=2, progress=False)
     assert chains.trusted()
     assert float((chains.draws["x"] > 0).mean()) in (0.0, 1.0)
+
+
+def test_the_laplace_approximations_at_all_modes_have_the_moments() -> None:
+    data = {"y": torch.tensor(1.5, dtype=torch.float64)}
+    exact = grid(folded, data, points=4001)
+    start = laplace_mixture(folded, data, starts=32, candidates=64)
+    assert float(start.loc[0]) == pytest.approx(exact.mean["x"], abs=0.01)
+    assert float(start.tril[0, 0]) == pytest.approx(exact.sd["x"], rel=0.01)
+    one = Linear()
+    data = {"y": simulate(one, 1, seed=3)["y"][0]}
+    assert torch.allclose(laplace_mixture(one, data).tril, laplace(one, data).tril, atol=1e-3)
 
 
 def test_too_few_particles_are_seen() -> None:

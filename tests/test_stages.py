@@ -33,33 +33,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fitted("pendulum", tmp_path_factory.mktemp("finish"))
 
 
-@pytest.fixture(scope="module", params=["pendulum", "channel_darcy"])
-def either(request: pytest.FixtureRequest, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a last stage by simulations, and one by wake-sleep."""
-    return folder if request.param == folder.name else fitted(request.param, tmp_path_factory.mktemp("wake"))
-
-
-def test_only_the_guide_moves(either: Path) -> None:
-    before, after = (load(either / name)["modules"] for name in (CHECKPOINT, FINISHED))
+def test_only_the_guide_moves(folder: Path) -> None:
+    before, after = (load(folder / name)["modules"] for name in (CHECKPOINT, FINISHED))
     assert all(torch.equal(value, after["model"][name]) for name, value in before["model"].items())
     assert any(not torch.equal(value, after["guide"][name]) for name, value in before["guide"].items())
 
 
-def test_the_finished_guide_is_restored(either: Path) -> None:
-    _, task = restore(either, progress=False)
-    after = load(either / FINISHED)["modules"]["guide"]
+def test_the_finished_guide_is_restored(folder: Path) -> None:
+    _, task = restore(folder, progress=False)
+    after = load(folder / FINISHED)["modules"]["guide"]
     assert all(torch.equal(value, after[name]) for name, value in task.guide.state_dict().items())
 
 
-def test_resuming_a_done_run_changes_nothing(either: Path) -> None:
-    before = (either / FINISHED).read_bytes()
+def test_resuming_a_done_run_changes_nothing(folder: Path) -> None:
+    before = (folder / FINISHED).read_bytes()
     options = RunOptions(steps=30, quick=True, resume=True, progress=False)
     said: list[str] = []
-    task = fit_only(either.name, either, options, say=said.append).task
-    after = load(either / FINISHED)["modules"]["guide"]
+    task = fit_only(folder.name, folder, options, say=said.append).task
+    after = load(folder / FINISHED)["modules"]["guide"]
     assert all(torch.equal(value, after[name]) for name, value in task.guide.state_dict().items())
-    assert len(before) == len((either / FINISHED).read_bytes())
-    assert any(line.startswith(("finish", "wake")) for line in said)
+    assert len(before) == len((folder / FINISHED).read_bytes())
+    assert any(line.startswith("finish") for line in said)
 
 
 def test_a_fit_that_is_not_done_is_not_restored(folder: Path, tmp_path: Path) -> None:
@@ -175,6 +169,8 @@ def test_noise_is_settled_by_data_where_it_was_learnt() -> None:
         settle_noise(Galaxy(size=12, code=2, noise="fixed"), guide, data, seed=2)
 
 
-def test_wake_sleep_is_of_one_data_set() -> None:
-    with pytest.raises(ValueError, match="wake: got 10 with an encoder, expected 0"):
-        Recipe(encoder="mlp", wake=10)
+def test_objectives_are_of_one_data_set_or_of_many() -> None:
+    with pytest.raises(ValueError, match="objective: got 'reweighted' with the encoder 'mlp', expected another"):
+        Recipe(encoder="mlp", objective="reweighted")
+    with pytest.raises(ValueError, match="objective: got 'forward_kl' with no encoder, expected another"):
+        Recipe(objective="forward_kl")
