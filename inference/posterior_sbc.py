@@ -78,7 +78,7 @@ def posterior_sbc(
         z*_i ~ p(z | y_obs),  y_i ~ p(y | z*_i):   z*_i is a draw from p(z | y_obs, y_i)
 
     so its rank among draws of a fit to (y_obs, y_i) is uniform if the fit is calibrated near y_obs. The truths come from
-    ``guide`` by smoothed importance resampling; all refits run as one plated fit, each data set with free parameters of
+    ``guide`` by smoothed, systematic importance resampling; all refits run as one plated fit, each data set with free parameters of
     its own behind a shared family.
 
     Args:
@@ -112,7 +112,9 @@ def posterior_sbc(
         warnings.warn(text, stacklevel=2)
     with seeded(seed + 1):
         weights = torch.as_tensor(log_w).exp()
-        rows = torch.multinomial(weights, datasets, replacement=True)
+        # systematic resampling: unbiased, as draws with replacement are, and no draw comes twice unless its weight asks for it
+        heights = (torch.arange(datasets) + torch.rand(())) / datasets
+        rows = torch.searchsorted(weights.cumsum(0) / weights.sum(), heights.to(weights)).clamp(max=len(weights) - 1)
     distinct = len(rows.unique())
     if distinct < datasets / 4:
         raise ValueError(
