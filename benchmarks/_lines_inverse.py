@@ -261,7 +261,7 @@ def channel_darcy(stored: dict[str, Any]) -> list[Line]:
     facts, rows = stored["facts"], [row for row in stored["rows"] if row["map_of"] == "model"]
     own, other = facts["gap"]["model"], facts["gap"]["generator"]
     words = {
-        "alone": "a flow for each, by the ELBO and wake-sleep",
+        "alone": "a flow for each, by wake-sleep",
         "amortised": "one amortised guide",
         "weighted": "it with importance weights",
         "diagonal_base": "its base fitted to each, diagonal",
