@@ -78,8 +78,8 @@ def posterior_sbc(
         z*_i ~ p(z | y_obs),  y_i ~ p(y | z*_i):   z*_i is a draw from p(z | y_obs, y_i)
 
     so its rank among draws of a fit to (y_obs, y_i) is uniform if the fit is calibrated near y_obs. The truths come from
-    ``guide`` by smoothed, systematic importance resampling; all refits run as one plated fit, each data set with free parameters of
-    its own behind a shared family.
+    ``guide`` by smoothed, systematic importance resampling; all refits run as one plated fit, each data set with free
+    parameters of its own behind a shared family.
 
     Args:
         model: a Pyro model without plates of its own around its observed sites.

@@ -196,8 +196,8 @@ def check(
 ) -> int:
     """Is it right? DIR: calibration. NAME: the contract that every animal keeps.
 
-    The calibration is that of an amortised guide itself; for one data set, that of refits near it, of the same family and
-    stages.
+    The calibration is that of an amortised guide itself; for one data set, that of refits of its family near it, by the
+    ELBO, and by wake-sleep after it where the recipe is by wake-sleep.
     """
     from .models.registry import names
 
