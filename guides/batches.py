@@ -84,13 +84,13 @@ def _repeatable(
 
 
 def _compare(alone: list[dict[str, Tensor]], rows: list[int], terms: Mapping[str, Tensor], datasets: bool) -> None:
-    for name in alone[0]:
-        want = torch.stack([alone[row][name].reshape(-1).sum() for row in rows]).double()
-        got = terms[name].double() if name in terms else None
-        if got is None or got.ndim > 1 or (got.ndim == 1 and len(got) not in (1, len(rows))):
-            shape = "none" if got is None else tuple(got.shape)
+    absent = torch.zeros(())  # a factor stands in some runs alone: where a solve was rejected
+    for name in dict.fromkeys(name for run in alone for name in run):
+        want = torch.stack([alone[row].get(name, absent).double().sum() for row in rows])
+        got = terms.get(name, absent).double()
+        if got.ndim > 1 or (got.ndim == 1 and len(got) not in (1, len(rows))):
             raise ValueError(
-                f"model: site '{name}' has log densities of shape {shape} for {len(rows)} "
+                f"model: site '{name}' has log densities of shape {tuple(got.shape)} for {len(rows)} "
                 f"{'data sets' if datasets else 'draws'}, expected one for each: operations must broadcast over leading dimensions"
             )
         got = got.expand(len(rows))

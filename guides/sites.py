@@ -56,14 +56,16 @@ def unregistered() -> Iterator[None]:
     Pyro enters a module's parameters there when the module is run, and a later ``SVI`` of another module with the same names
     would train those instead of its own.
     """
-    store = pyro.get_param_store()
-    before = store.get_state()
+    store: Any = pyro.get_param_store()
+    before = set(store.keys())
     try:
         yield
     finally:
-        if store.keys() != before["params"].keys():
-            store.clear()  # not name by name: a parameter that modules share stands there under two names
-            store.set_state(before)
+        if store.keys() != before:
+            # not by ``del store[name]``, which fails for a parameter that modules share: it stands there under two names
+            for name in set(store.keys()) - before:
+                store._params.pop(name), store._constraints.pop(name, None)
+            store._param_to_name = {parameter: name for name, parameter in store._params.items()}
 
 
 @unregistered()

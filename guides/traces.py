@@ -43,9 +43,8 @@ def derived_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
 def log_prob_of(site: Mapping[str, Any]) -> Tensor:
     """Return the log density of a site's value, its scale and mask applied; shape of its batch."""
     log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    if site["scale"] is not None or site["mask"] is not None:
-        log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
-    return log_prob
+    scale = 1.0 if site["scale"] is None else site["scale"]
+    return scale_and_mask(log_prob, scale, site["mask"])
 
 
 def site_log_probs(trace: poutine.Trace, nesting: int) -> dict[str, Tensor]:

@@ -52,7 +52,7 @@ def entrywise(site: Mapping[str, Any], rejected: Tensor | None, shape: tuple[int
     return log_prob if rejected is None else log_prob + rejected.reshape(-1, *(1,) * (len(shape) - 1))
 
 
-def given(name: str, site: Mapping[str, Any], data: Data) -> Tensor:
+def as_given(name: str, site: Mapping[str, Any], data: Data) -> Tensor:
     """Return the data of a site as they were given, NaN where the mask hides them; ``observe`` keeps other numbers there."""
     value, mask = data.get(name), data.get(MASK)
     if not isinstance(value, Tensor) or value.shape != site["value"].shape:

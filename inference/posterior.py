@@ -25,7 +25,7 @@ from ..guides.sites import (
 )
 from ..guides.traces import samples, site_log_probs, total
 from .densities import check_guide, paired_traces, replicated
-from .entries import entrywise, given, picked, pointwise, seen_entries
+from .entries import as_given, entrywise, picked, pointwise, seen_entries
 from .latents import Latents, unobserved
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def posterior(
     groups = {
         group: {name: _chain([part[group][name] for part in parts]) for name in parts[0][group]} for group in parts[0]
     }
-    groups["observed_data"] = {name: _numpy(given(name, site, data)) for name, site in observed.items()}
+    groups["observed_data"] = {name: _numpy(as_given(name, site, data)) for name, site in observed.items()}
     if prior:
         unknowns = {**latents.plain(before, 1), **{name: before[name] for name in latents.derived}}
         groups["prior"] = {name: _chain([value]) for name, value in unknowns.items()}
