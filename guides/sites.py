@@ -64,7 +64,8 @@ def unregistered() -> Iterator[None]:
         if store.keys() != before:
             # not by ``del store[name]``, which fails for a parameter that modules share: it stands there under two names
             for name in set(store.keys()) - before:
-                store._params.pop(name), store._constraints.pop(name, None)
+                store._params.pop(name)
+                store._constraints.pop(name, None)
             store._param_to_name = {parameter: name for name, parameter in store._params.items()}
 
 

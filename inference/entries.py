@@ -62,15 +62,9 @@ def as_given(name: str, site: Mapping[str, Any], data: Data) -> Tensor:
     return torch.where(mask, value, torch.nan)
 
 
-def seen_entries(site: Mapping[str, Any]) -> np.ndarray | None:
-    """Return the numbers of the entries that are seen, counted along the flattened entries; None where all of them are.
-
-    An entry may be a vector: it is what has one log density.
-    """
-    seen = pointwise(site).seen
-    if bool(seen.all()):
-        return None
-    return np.flatnonzero(seen.cpu().numpy().reshape(-1))
+def seen_by_any(site: Mapping[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """Return which entries count for any of the draws, of shape (S, *entries); a draw without a solution hides all of its own."""
+    return pointwise(site).seen.reshape(shape).any(0)
 
 
 def picked(values: np.ndarray, entries: tuple[int, ...], rows: np.ndarray, leading: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..guides.nodes import nodes
-from ..guides.require import function, named, seed_number, shown, whole
+from ..guides.require import function, seed_number, whole
 from ..guides.sites import (
     Data,
     derived_values,
@@ -25,8 +25,9 @@ from ..guides.sites import (
 )
 from ..guides.traces import samples, site_log_probs, total
 from .densities import check_guide, paired_traces, replicated
-from .entries import as_given, entrywise, picked, pointwise, seen_entries
+from .entries import as_given, entrywise, picked, pointwise, seen_by_any
 from .latents import Latents, unobserved
+from .layout import check_layout, tree
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -126,13 +127,14 @@ def posterior(
     latents, observed = Latents.of(model, data), observed_sites(trace)
     seen_shapes = {name: site["value"].shape for name, site in observed.items()}
     shapes = {**latents.shapes, **latents.derived, **seen_shapes}
-    _check_layout(shapes, coords, dims, units)
+    check_layout(shapes, coords, dims, units)
     check_guide(prototype(guide, data, argument="guide"), latents.shapes)
     with seeded(seed), torch.no_grad():
-        parts = [
+        evaluated = [
             _evaluate(model, guide, data, latents, observed, min(chunk, draws - start))
             for start in range(0, draws, chunk)
         ]
+        parts, seen_of = zip(*evaluated, strict=True)
         arguments = unobserved(model, data)
         before = simulate(model, draws, arguments, None, latents.nesting, latents.derived) if prior else {}
     groups = {
@@ -147,122 +149,26 @@ def posterior(
             for name, site in observed.items()
             if name in before
         }
-    seen = _only_seen(groups, observed)
+    seen = _only_seen(groups, {name: np.any([_numpy(part[name]) for part in seen_of], 0) for name in observed})
     return tree(groups, coords=coords, dims=dims, units=units, attrs={"seed": seed, "draws": draws}, seen=seen)
 
 
-def _only_seen(groups: dict[str, dict[str, np.ndarray]], observed: Mapping[str, Any]) -> dict[str, list[int]]:
+def _only_seen(groups: dict[str, dict[str, np.ndarray]], seen: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
     """Reduce sites with hidden entries to those seen; the whole goes to "predictions" and "constant_data".
 
     ArviZ takes every entry of a log-likelihood for a datum. Returns dimension -> the numbers of the entries along it.
     """
     coords: dict[str, list[int]] = {}
-    for name, site in observed.items():
-        rows = seen_entries(site)
-        if rows is None:
+    for name, entries in seen.items():
+        rows = np.flatnonzero(entries)
+        if len(rows) in (0, entries.size):
             continue
-        entries = groups["log_likelihood"][name].shape[2:]
         groups.setdefault("predictions", {})[name] = groups["posterior_predictive"][name]
         groups.setdefault("constant_data", {})[name] = groups["observed_data"][name]
         for group, leading in (("log_likelihood", 2), ("posterior_predictive", 2), ("observed_data", 0)):
-            values = groups[group].pop(name)
-            if len(rows):
-                groups[group][name] = picked(values, entries, rows, leading)
+            groups[group][name] = picked(groups[group][name], entries.shape, rows, leading)
         coords[f"{name}_seen"] = rows.tolist()
     return coords
-
-
-def tree(
-    groups: Mapping[str, Mapping[str, np.ndarray]],
-    *,
-    coords: Mapping[str, Sequence[Any]] | None = None,
-    dims: Mapping[str, Sequence[str]] | None = None,
-    units: Mapping[str, str] | None = None,
-    attrs: Mapping[str, Any] | None = None,
-    seen: Mapping[str, Sequence[int]] | None = None,
-) -> DataTree:
-    """Return groups of (chain, draw, ...) arrays as an ArviZ DataTree with units; empty groups are left out.
-
-    Args:
-        groups: group -> name -> array; groups with "data" in their name have no chain and draw.
-        coords: dimension -> coordinate values.
-        dims: name -> names of its dimensions beyond chain and draw.
-        units: name -> unit.
-        attrs: attributes of the whole tree.
-        seen: "<name>_seen" -> numbers of the entries that log_likelihood, posterior_predictive and observed_data hold of a name.
-
-    Raises:
-        ValueError: a name that ArviZ cannot hold.
-    """
-    import arviz_base as az
-    from xarray import DataTree
-
-    filled = {group: dict(variables) for group, variables in groups.items() if variables}
-    _check_names(filled)
-    places = {name: list(value) for name, value in {**(coords or {}), **(seen or {})}.items()}
-    layout = {name: list(value) for name, value in (dims or {}).items()}
-    parts = {}
-    for group, variables in filled.items():
-        own = layout | (_seen_dims(group, variables, layout, seen or {}) if group in PER_ENTRY else {})
-        part = az.from_dict({group: variables}, coords=places, dims=own, pred_coords=places, pred_dims=own)
-        parts[group] = part[group].to_dataset()
-    result = DataTree.from_dict(parts)
-    result.attrs = dict(attrs or {})
-    for group in filled:
-        for name, unit in (units or {}).items():
-            if name in result[group].data_vars and group not in ("log_likelihood", "sample_stats"):
-                result[group][name].attrs["units"] = unit
-    return result
-
-
-def _seen_dims(
-    group: str, variables: Mapping[str, np.ndarray], layout: Mapping[str, list[str]], seen: Mapping[str, Any]
-) -> dict[str, list[str]]:
-    """Return the dimensions of variables that hold the seen entries of a site alone, and behind them those of one entry."""
-    found = {}
-    for name, values in variables.items():
-        if f"{name}_seen" in seen:
-            behind = values.ndim - 1 - (0 if "data" in group else 2)
-            known = layout.get(name, [f"{name}_dim_{k}" for k in range(behind)])
-            found[name] = [f"{name}_seen", *known[len(known) - behind :]]
-    return found
-
-
-def _check_names(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse names that a DataTree cannot hold: a slash leads to another group, chain and draw are dimensions.
-
-    Raises:
-        ValueError: there is one.
-    """
-    for name in (name for variables in groups.values() for name in variables):
-        if "/" in name or name in ("chain", "draw", ".", "..") or not name:
-            raise ValueError(
-                f"model: got a site named '{name}', which an ArviZ tree cannot hold, expected a name without '/', other than "
-                "'chain' and 'draw'"
-            )
-
-
-PER_ENTRY = ("log_likelihood", "posterior_predictive", "observed_data")
-
-
-def _check_layout(
-    shapes: Mapping[str, Sequence[int]],
-    coords: Mapping[str, Sequence[Any]] | None,
-    dims: Mapping[str, Sequence[str]] | None,
-    units: Mapping[str, str] | None,
-) -> None:
-    """Refuse names that are no sites, and dimensions that are not as many and as long as a site's."""
-    for argument, given in (("coords", coords), ("dims", dims), ("units", units)):
-        named(argument, {} if given is None else given)
-        for name in {} if argument == "coords" or given is None else given:
-            if name not in shapes:
-                raise ValueError(f"{argument}: got '{name}', expected a site of the model: {', '.join(shapes)}")
-    for name, wanted in (dims or {}).items():
-        if not isinstance(wanted, Sequence) or len(wanted) != len(shapes[name]):
-            raise ValueError(f"dims['{name}']: got {shown(wanted)}, expected {len(shapes[name])} names")
-        for dim, size in zip(wanted, shapes[name], strict=True):
-            if coords is not None and dim in coords and len(coords[dim]) != size:
-                raise ValueError(f"coords['{dim}']: got {len(coords[dim])} values, expected {size} as in '{name}'")
 
 
 def _evaluate(
@@ -272,7 +178,8 @@ def _evaluate(
     latents: Latents,
     observed: Data,
     size: int,
-) -> dict[str, dict[str, Tensor]]:
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Return the groups of some draws, and which entries of each observed site are seen."""
     model_trace, guide_trace = paired_traces(model, guide, data, latents.nesting, size, None)
     terms = site_log_probs(model_trace, latents.nesting)
     log_p = total(terms).expand(size)
@@ -281,7 +188,7 @@ def _evaluate(
     sites = {name: found[name] for name in (*latents.shapes, *observed)}
     values = {name: _own(sites[name], size) for name in latents.shapes}
     entries = {name: pointwise(observed[name]).log_prob.shape for name in observed}
-    return {
+    groups = {
         "posterior": {**latents.plain(values, 1), **derived_values(model_trace, latents.derived, (size,))},
         "posterior_predictive": {
             name: replicated(model_trace, name, terms).reshape(size, *observed[name]["value"].shape)
@@ -292,6 +199,7 @@ def _evaluate(
         },
         "sample_stats": {"log_p": log_p, "log_q": log_q},
     }
+    return groups, {name: seen_by_any(sites[name], (size, *entries[name])) for name in observed}
 
 
 def _own(site: Mapping[str, Any], *leading: int) -> Tensor:
