@@ -148,7 +148,7 @@ class AmortizedGuide(PyroModule):
                         plates[name] = pyro.plate(name, None if size < 0 else size, dim=dim)
                     stack.enter_context(plates[name])
                 room = nesting - len(block.batch)
-                if room and value.ndim - len(block.unconstrained) > 0:
+                if room and value.ndim > len(block.shape):
                     value, log_density = padded(value, log_density, room, len(block.batch))
                 event = value.ndim - log_density.ndim
                 delta = dist.Delta(value, log_density, event_dim=event)  # type: ignore[arg-type]

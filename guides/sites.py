@@ -97,9 +97,9 @@ def prototype(
         if not subsampled:
             _refuse_subsampled(trace, argument)
         trace = poutine.util.prune_subsample_sites(trace)
-    _check_names(trace, argument)
-    _check_declared(trace, argument)
-    check_observed(trace, data)
+        _check_names(trace, argument)
+        _check_declared(trace, argument)
+        check_observed(trace, data)
     return trace
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from torch import Tensor
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
 
 from .nodes import nodes
 
@@ -21,11 +22,21 @@ def trace_of(fn: Callable[..., Any], data: Mapping[str, Any]) -> poutine.Trace:
     Pyro records a derived quantity as an observed site of density one. Such a site is neither a datum nor an unknown, and its
     distribution has a wrong shape inside plates that stand around the model: only its value counts.
     """
-    trace = poutine.trace(fn).get_trace(**data)
+    with _Frozen():
+        trace = poutine.trace(fn).get_trace(**data)
     for site in nodes(trace).values():
         if site["type"] == "sample" and site["infer"].get("_deterministic"):
             site["type"] = DERIVED
     return trace
+
+
+class _Frozen(Messenger):
+    """Keeps frozen parameters of modules out of Pyro's store, which would thaw them."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        own = msg["args"][1] if len(msg["args"]) > 1 else None
+        if isinstance(own, nn.Parameter) and not own.requires_grad:
+            msg["value"], msg["done"] = own, True
 
 
 def samples(trace: poutine.Trace) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -24,7 +24,8 @@ class Case:
         exact: (number, generator) -> site -> (number, *site shape), independent draws of the posterior by a closed form or a
             grid that knows nothing of Pyro; None where the model must be refused.
         refusal: a word that every refusal of this model holds; "" where it must be served.
-        refused_by: the calls that refuse it, where not all do.
+        served_by: the calls that serve it all the same.
+        refused_by: the calls that refuse a model which the others serve.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Case:
     data: Mapping[str, Any]
     exact: Callable[[int, np.random.Generator], Draws] | None = None
     refusal: str = ""
+    served_by: frozenset[str] = frozenset()
     refused_by: frozenset[str] = frozenset()
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from . import data, plates, programs, supports
+from . import data, plates, programs, supports, units
 
-CASES = [*plates.CASES, *supports.CASES, *data.CASES, *programs.CASES]
+CASES = [*plates.CASES, *supports.CASES, *data.CASES, *programs.CASES, *units.CASES]

@@ -85,7 +85,7 @@ def parameter_in_a_function() -> Case:
     return Case("a parameter in a function", model, DATA, _mean_of(ROW))
 
 
-def names(first: str, second: str, refusal: str = "", refused_by: frozenset[str] = frozenset()) -> Case:
+def names(first: str, second: str, refusal: str = "", served_by: frozenset[str] = frozenset()) -> Case:
     def model(y=None):
         a = pyro.sample(first, dist.Normal(0.0, 1.0))
         b = pyro.sample(second, dist.Normal(0.0, 1.0))
@@ -95,7 +95,7 @@ def names(first: str, second: str, refusal: str = "", refused_by: frozenset[str]
         draws = gaussian(np.zeros(2), np.eye(2), np.ones((3, 2)), np.full(3, 0.5), ROW)(number, rng)
         return {first: draws[:, 0], second: draws[:, 1]}
 
-    return Case(f"sites named '{first}' and '{second}'", model, DATA, exact, refusal, refused_by)
+    return Case(f"sites named '{first}' and '{second}'", model, DATA, exact, refusal, served_by)
 
 
 def arguments(name: str) -> Case:
@@ -210,7 +210,7 @@ def not_a_number() -> Case:
     return Case("data that are not a number", model, {"y": torch.tensor([0.8, torch.nan, 1.2])}, refusal="finite")
 
 
-TREES = frozenset({"posterior", "compare", "az.loo", "netCDF"})
+WITHOUT_TREES = frozenset({"laplace", "hmc", "nuts", "pcn", "smc", "calibrate"})
 
 CASES = [
     Case("a frozen parameter", Frozen(), DATA, _mean_of(ROW)),
@@ -220,8 +220,8 @@ CASES = [
     names("layer.weight", "layer.bias"),
     names("log_p", "loc"),
     names("forward", "sample"),
-    names("a/b", "c", "without '/'", TREES),
-    names("chain", "draw", "'chain'", TREES),
+    names("a/b", "c", "without '/'", WITHOUT_TREES),
+    names("chain", "draw", "'chain'", WITHOUT_TREES),
     arguments("data"),
     arguments("values"),
     arguments("draws"),

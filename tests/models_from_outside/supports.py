@@ -124,9 +124,7 @@ def above_a_bound() -> Case:
         return pyro.sample("y", dist.Normal(z[..., None] * torch.ones(2), 0.7).to_event(1), obs=y)
 
     def exact(number, rng):
-        (z,) = on_grid(
-            lambda z: -3 * np.log(z) + stats.norm.logpdf(z, 1.55, 0.7 / 2**0.5), (1.0, 6.0)
-        )(number, rng)
+        (z,) = on_grid(lambda z: -3 * np.log(z) + stats.norm.logpdf(z, 1.55, 0.7 / 2**0.5), (1.0, 6.0))(number, rng)
         return {"z": z}
 
     return Case("above a bound", model, {"y": torch.tensor([1.3, 1.8])}, exact)
@@ -141,9 +139,9 @@ def angle() -> Case:
             return pyro.sample("y", dist.VonMises(z, 2.0), obs=y)
 
     def exact(number, rng):
-        (z,) = on_grid(
-            lambda z: 1.5 * np.cos(z - 0.3) + 2.0 * sum(np.cos(entry - z) for entry in y), (-np.pi, np.pi)
-        )(number, rng)
+        (z,) = on_grid(lambda z: 1.5 * np.cos(z - 0.3) + 2.0 * sum(np.cos(entry - z) for entry in y), (-np.pi, np.pi))(
+            number, rng
+        )
         return {"z": z}
 
     return Case("an angle", model, {"y": torch.tensor(y).float()}, exact)
