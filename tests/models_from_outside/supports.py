@@ -43,7 +43,7 @@ def simplex() -> Case:
         return pyro.sample("y", dist.Multinomial(10, probs=p, validate_args=False), obs=y)
 
     def exact(number, rng):
-        return {"p": rng.dirichlet(counts + [1.0, 2.0, 1.5], number)}
+        return {"p": rng.dirichlet(counts + np.array([1.0, 2.0, 1.5]), number)}
 
     return Case("a simplex", model, {"y": torch.tensor(counts).float()}, exact)
 
