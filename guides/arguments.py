@@ -115,7 +115,7 @@ def _check_finite(name: str, value: Tensor, site: Mapping[str, Any], mask: Any) 
     log_prob = site["fn"].log_prob(site["value"])
     if site["mask"] is not None:
         log_prob = scale_and_mask(log_prob, mask=site["mask"])
-    if bool(torch.isfinite(site["value"]).all()) or (value.shape == site["value"].shape and not log_prob.isnan().any()):
+    if bool(torch.isfinite(site["value"]).all()) or bool(torch.isfinite(log_prob).all()):
         return
     lost = ~torch.isfinite(value)
     if isinstance(mask, Tensor) and _broadcasts(mask.shape, value.shape):

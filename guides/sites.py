@@ -161,7 +161,7 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """Return the latent sites of a model trace, name to site, in the order of the model.
 
     Raises:
-        ValueError: there is no latent site, or one is discrete.
+        ValueError: there is no latent site, or one is discrete, fixed or masked.
     """
     sites = {
         name: site for name, site in samples(trace) if not site["is_observed"] and not site["infer"].get("is_auxiliary")
@@ -169,6 +169,14 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     if not sites:
         raise ValueError("model: got a model without latent sites, expected at least one unobserved pyro.sample")
     for name, site in sites.items():
+        if type(site["fn"]).__name__ == "Delta":
+            raise ValueError(
+                f"model: latent site '{name}' is a Delta, which has no density, expected pyro.deterministic('{name}', ...)"
+            )
+        if site["mask"] is not None and not bool(torch.as_tensor(site["mask"]).all()):
+            raise ValueError(
+                f"model: latent site '{name}' is masked, which leaves it without a prior, expected masks around data alone"
+            )
         if site["fn"].support.is_discrete:
             raise ValueError(
                 f"model: latent site '{name}' is discrete, expected continuous sites: sum it out, e.g. with "

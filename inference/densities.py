@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,10 @@ from torch import Tensor
 from ..guides.nodes import nodes
 from ..guides.require import shown, whole
 from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, rows_of, seeded, unregistered
-from ..guides.traces import site_log_probs, total, trace_of
+from ..guides.traces import samples, site_log_probs, total, trace_of
+
+
+TRIES = 100  # draws of a guide's site, to see whether its support is the model's
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,40 @@ def count(data: Data) -> int:
     return next(iter(sizes.values()))
 
 
-def check_guide(trace: poutine.Trace, names: Iterable[str]) -> None:
-    """Refuse a guide whose trace lacks latent sites of the model.
+def check_guide(trace: poutine.Trace, sites: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a guide that does not draw the latent sites of a model as the model has them.
+
+    Args:
+        trace: of the guide, on the arguments of one data set.
+        sites: the model's latent sites, name to site of a trace.
 
     Raises:
-        ValueError: it does.
+        ValueError: a site is missing, has another shape, or is drawn outside its support or as no number.
     """
-    sites = {name for name, site in nodes(trace).items() if site["type"] == "sample"}
-    missing = [name for name in names if name not in sites]
+    drawn = dict(samples(trace))
+    missing = [name for name in sites if name not in drawn]
     if missing:
         raise ValueError(
             f"guide: got a guide without the latent sites {', '.join(missing)}, expected every latent site of the model"
         )
+    for name, site in sites.items():
+        own = drawn[name]
+        got, expected = tuple(own["value"].shape), tuple(site["value"].shape)
+        if got != expected:
+            raise ValueError(f"guide: got site '{name}' of shape {got}, expected {expected} as in the model")
+        lost = own["value"][~torch.isfinite(own["value"])]
+        if len(lost):
+            raise ValueError(
+                f"guide: draws site '{name}' as {float(lost[0])}, expected finite numbers: are its parameters "
+                "finite, and the data that its encoder sees (a mask hides gaps from it)?"
+            )
+        if not own["fn"].support.is_discrete and type(own["fn"]).__name__ != "Delta":
+            with seeded(0), torch.no_grad():
+                inside = site["fn"].support.check(own["fn"].sample(torch.Size((TRIES,))))
+            if not bool(inside.all()):
+                raise ValueError(
+                    f"guide: draws site '{name}' outside the model's support {site['fn'].support}, expected a distribution on it"
+                )
 
 
 class _At(ConditionMessenger):
@@ -183,8 +208,9 @@ def draw(
     sets = count(data) if datasets else None
     single = one(data) if datasets else data
     trace = prototype(model, single)
-    names, nesting = list(latent_sites(trace)), plate_nesting(trace)
-    check_guide(prototype(guide, single, argument="guide"), names)
+    sites, nesting = latent_sites(trace), plate_nesting(trace)
+    names = list(sites)
+    check_guide(prototype(guide, single, argument="guide"), sites)
     per_chunk = max(1, chunk // (sets or 1))
     parts = []
     with seeded(seed), torch.no_grad():

@@ -15,6 +15,7 @@ from ..guides.require import function, seed_number, whole
 from ..guides.sites import (
     Data,
     derived_values,
+    latent_sites,
     observed_sites,
     outer_plates,
     prototype,
@@ -128,7 +129,7 @@ def posterior(
     seen_shapes = {name: site["value"].shape for name, site in observed.items()}
     shapes = {**latents.shapes, **latents.derived, **seen_shapes}
     check_layout(shapes, coords, dims, units)
-    check_guide(prototype(guide, data, argument="guide"), latents.shapes)
+    check_guide(prototype(guide, data, argument="guide"), latent_sites(trace))
     with seeded(seed), torch.no_grad():
         evaluated = [
             _evaluate(model, guide, data, latents, observed, min(chunk, draws - start))

@@ -125,6 +125,12 @@ def amortised(name: str) -> Callable[[Trial], Outcome]:
     return call
 
 
+def refined(trial: Trial) -> Outcome:
+    """An untrained guide at the Gauss-Newton approximation of the posterior."""
+    guide = physzoo.amortize(trial.case.model, "mlp", "full", example=trial.case.data, refine=2, simulations=512)
+    return trial.weighted(guide)
+
+
 def autoguide(trial: Trial) -> Outcome:
     model, data = trial.case.model, trial.case.data
     guide = AutoNormal(model)
@@ -263,6 +269,7 @@ CALLS: dict[str, Callable[[Trial], Outcome]] = {
     "fit ELBO, AutoNormal": autoguide,
     "fit forward KL": amortised("full"),
     "fit forward KL, spline": amortised("spline"),
+    "amortize(refine=2)": refined,
     "laplace": laplace,
     "hmc": hmc,
     "nuts": nuts,
@@ -295,7 +302,7 @@ def run(trial: Trial, call: str) -> Outcome:
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         sentence = isinstance(error, ValueError | TypeError) and "\n" not in text and len(text) < 400
-        refused = must_refuse and sentence and case.refusal in text
+        refused = sentence and (must_refuse and case.refusal in text or ": refine: got" in text)
         return Outcome("refused" if refused else "wrong", " ".join(text.split())[:200])
     if must_refuse:
         return Outcome("wrong", f"not refused: {outcome.found}")
