@@ -23,6 +23,7 @@ from .tableaux import PAIRS, Pair
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 FLOOR = 1e-2  # of the relative tolerance: what counts of the largest magnitude that a component has had so far
+SHORTEST = 1e-15  # of the interval
 PATIENCE = 8  # rejections in a row after which the rounding of f is looked at
 
 
@@ -98,7 +99,7 @@ def _across(
             raise StepFailure("non-finite values in the state")
         last = place + h >= 1.0 - 1e-12
         taken = 1.0 - place if last else h
-        if place + taken == place:
+        if taken < SHORTEST:
             raise StepFailure("the step became too short for the tolerance")
         slopes, width, after = [slope], taken * length, u
         for fraction, row in zip(pair.nodes, pair.rows, strict=True):

@@ -63,8 +63,13 @@ def error_covariance(surrogate: Surrogate, z: Unknowns, u: Tensor | None = None)
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"surrogate: got {shown(surrogate)}, expected a Surrogate")
     with torch.no_grad():
-        exact = surrogate.problem.solve(z) if u is None else u
-        error = (surrogate.observe(exact) - surrogate.observe(surrogate.solve(z))).flatten(1)
+        solved = surrogate.solve(z)
+        exact = surrogate.problem.solve(z) if u is None else floats("u", u)
+        if exact.shape != solved.shape:
+            raise ValueError(
+                f"u: got shape {tuple(exact.shape)}, expected {tuple(solved.shape)}, one state for each draw"
+            )
+        error = (surrogate.observe(exact) - surrogate.observe(solved)).flatten(1)
     if len(error) <= error.shape[1]:
         raise ValueError(f"z: got {len(error)} draws, expected more than the {error.shape[1]} sensors")
     lost = int((~torch.isfinite(error).all(-1)).sum())

@@ -17,7 +17,7 @@ from .ode_equation import Known, RightHandSide, check_samples, over_intervals, t
 from .ode_failures import Named, StepSizeWarning, brief, halved_steps, offenders
 from .ode_gradient import Recursion, jacobian
 from .problem import Problem, SolveError, Unknowns
-from .require import clock, dtype_of_floats, floats, function, positive, shown, whole
+from .require import clock, dtype_of_floats, floats, function, one_of, positive, shown, whole
 from .tableaux import PAIRS
 
 FIXED_STEP = tuple(TABLEAUX)
@@ -102,22 +102,17 @@ class ODEProblem(Problem):
         super().__init__()
         function("rhs", rhs)
         exact, start = clock(times, t0)
-        if method not in FIXED_STEP + ADAPTIVE:
-            raise ValueError(f"method: got {method!r}, expected one of {', '.join(FIXED_STEP + ADAPTIVE)}")
+        one_of("method", method, FIXED_STEP + ADAPTIVE)
         given = substeps is not None
         substeps, max_steps = whole("substeps", substeps if given else 1, 1), whole("max_steps", max_steps, 1)
         rtol, atol = positive("rtol", rtol), None if atol is None else positive("atol", atol)
-        if on_failure not in ("raise", "reject"):
-            raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'reject'")
-        if gradient not in ("unrolled", "parallel") or (gradient == "parallel" and method in ADAPTIVE):
-            expected = "'unrolled'" if method in ADAPTIVE else "'unrolled' or 'parallel'"
-            raise ValueError(f"gradient: got {gradient!r} with method {method!r}, expected {expected}")
-        if compile not in (False, True) or (compile and method in ADAPTIVE):
-            expected = "False" if method in ADAPTIVE else "True or False"
-            raise ValueError(f"compile: got {shown(compile)} with method {method!r}, expected {expected}")
+        one_of("on_failure", on_failure, ("raise", "reject"))
+        fixed, context = method in FIXED_STEP, f" with method {method!r}"
+        one_of("gradient", gradient, ("unrolled", "parallel") if fixed else ("unrolled",), context)
+        one_of("compile", compile, (True, False) if fixed else (False,), context)
         if observation is not None:
             function("observation", observation)
-        if not isinstance(event_dims or {}, Mapping):
+        if event_dims is not None and not isinstance(event_dims, Mapping):
             raise TypeError(f"event_dims: got {shown(event_dims)}, expected a mapping of names to numbers")
         dtype_of_floats(dtype)
         self.rhs = rhs
@@ -223,6 +218,7 @@ class ODEProblem(Problem):
 
     def observe(self, u: Tensor) -> Tensor:
         """Return what is seen of the trajectory: ``observation(u)``, by default u itself."""
+        floats("u", u, None, None)
         return u if self.observation is None else self.observation(u)
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
@@ -344,6 +340,8 @@ class ODEProblem(Problem):
             except adaptive.StepFailure as error:
                 return None, str(error)
 
+        if not start.numel():
+            return start.new_empty((*batch, count, start.shape[-1]))
         path, reason = attempt(start, z)
         if path is not None and bool(torch.isfinite(path).all()):
             return path
