@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .fem_require import require_dolfinx
 from .problem import Problem, Unknowns
-from .require import floats, one_of, positive, shown, whole
+from .require import floats, function, one_of, positive, shown, whole
 
 __all__ = ["FEMProblem", "NewtonOptions", "require_dolfinx"]
 
@@ -162,6 +162,7 @@ class FEMProblem(Problem):
         Batched torch operations over tables, in the dtype and on the device of u and z, as often differentiable as
         needed, if the form has dx measures and nodal elements; else dolfinx assembles sample by sample, in float64.
         """
+        floats("state", u, self.free_dofs.numel())
         tensors, shape, like = self._flat(z, u, as_they_are=self.tabulated)
         if self._tables is not None:
             state, *values = tensors
@@ -190,6 +191,7 @@ class FEMProblem(Problem):
         """Return log|det dr/du|, shape (...), -inf where singular; its gradient takes dx and ds measures."""
         from .fem_autograd import LogDeterminant
 
+        floats("state", u, self.free_dofs.numel())
         tensors, shape, like = self._flat(z, u)
         return self._back(LogDeterminant.apply(self._system, *tensors), shape, like)
 
@@ -239,11 +241,10 @@ class FEMProblem(Problem):
         return torch.from_numpy(fem.assemble_vector(form).array.copy())
 
     def _space(self, name: str | None) -> Any:
-        function: Any = self._system.u if name is None else self._system.parameters.get(str(name))
-        if function is None or not hasattr(function, "x"):
-            fields = [key for key, value in self._system.parameters.items() if hasattr(value, "x")]
-            raise ValueError(f"name: got {name!r}, expected a field: {', '.join(fields)} or None for the state")
-        return function.function_space
+        fields = {key: value for key, value in self._system.parameters.items() if hasattr(value, "x")}
+        one_of("name", name, (None, *fields))
+        field: Any = self._system.u if name is None else fields[name]
+        return field.function_space
 
     def tangent(self, z: Unknowns, direction: Unknowns) -> tuple[Tensor, Tensor]:
         """Return u = F(z) and its directional derivative du = -J^-1 (dF/dz) dz for one sample, no gradients.
@@ -325,7 +326,10 @@ class FEMProblem(Problem):
     @staticmethod
     def from_builder(build: Callable[..., FEMProblem], *arguments: Any) -> FEMProblem:
         """Return ``build(*arguments)``, which pickles as that call: for other processes."""
+        function("build", build)
         problem = build(*arguments)
+        if not isinstance(problem, FEMProblem):
+            raise TypeError(f"build: got a function that returns {shown(problem)}, expected a FEMProblem")
         problem._builder = build, arguments
         return problem
 

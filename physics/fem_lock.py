@@ -31,16 +31,17 @@ def compiling(cache: Path) -> Iterator[None]:
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        file = open(cache / NAME, "a")  # noqa: SIM115
     except OSError as error:
         raise RuntimeError(
             f"finite elements: got no folder for compiled forms ({cache}: {error.strerror}), expected one that can be written: "
             "set XDG_CACHE_HOME"
         ) from error
-    with file:
-        if _locked(file, alone=True):
-            clear(cache)
-        _locked(file, alone=False)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # a folder that is only read may hold all forms
+            file = stack.enter_context(open(cache / NAME, "a"))
+            if _locked(file, alone=True):
+                clear(cache)
+            _locked(file, alone=False)
         yield
 
 

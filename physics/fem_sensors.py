@@ -4,14 +4,17 @@
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sparse
 from dolfinx import fem, geometry
 
 from .fem_compiled import local_dofs
+from .require import numbers
 
 
-def interpolation_matrix(space: fem.FunctionSpace, points: np.ndarray) -> sparse.csr_array:
+def interpolation_matrix(space: fem.FunctionSpace, points: Any) -> sparse.csr_array:
     """Return H with (H u)_m = u(x_m), shape (points x components, dofs), point by point for vectors.
 
     ``points`` has shape (m, dimension of the mesh's space).
@@ -21,7 +24,7 @@ def interpolation_matrix(space: fem.FunctionSpace, points: np.ndarray) -> sparse
     """
     mesh = space.mesh
     dimension = mesh.geometry.dim
-    points = np.asarray(points, dtype=float)
+    points = numbers("sensors", points, f"points (m, {dimension}) or a sparse matrix").numpy()
     if points.ndim != 2 or points.shape[1] != dimension:
         raise ValueError(f"sensors: expected points of shape (m, {dimension}), got {points.shape}")
     padded = np.zeros((points.shape[0], 3))
@@ -57,8 +60,9 @@ def sensor_table(space: fem.FunctionSpace, sensors) -> tuple[np.ndarray, np.ndar
     if sparse.issparse(sensors):
         matrix = sparse.csr_array(sensors)
         dofs = space.dofmap.index_map.size_local * space.dofmap.index_map_bs
-        if matrix.shape[1] != dofs:
-            raise ValueError(f"sensors: got a matrix of shape {matrix.shape}, expected (m, {dofs})")
+        if matrix.shape[1] != dofs or matrix.dtype.kind not in "iuf" or not np.isfinite(matrix.data).all():
+            got = f"a matrix of {matrix.dtype}, shape {matrix.shape}"
+            raise ValueError(f"sensors: got {got}, expected finite numbers (m, {dofs})")
     else:
         matrix = interpolation_matrix(space, sensors)
     counts = np.diff(matrix.indptr)

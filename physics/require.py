@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -37,7 +37,7 @@ def whole(name: str, value: Any, least: int, most: int = MOST) -> int:
     expected = f"a whole number of at least {least}"
     _real(name, value, expected)
     if not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}: got {value}, expected {expected}")
+        raise ValueError(f"{name}: got {shown(value)}, expected {expected}")
     if int(value) > most:
         raise ValueError(f"{name}: got {shown(value)}, expected {expected} and at most {most}")
     return int(value)
@@ -73,8 +73,8 @@ def positive(name: str, value: Any) -> float:
         ValueError, TypeError: it is another number, or no number.
     """
     _real(name, value, "a positive number")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: got {value}, expected a positive number")
+    if not 0 < value <= sys.float_info.max:
+        raise ValueError(f"{name}: got {shown(value)}, expected a positive number")
     return float(value)
 
 
@@ -85,8 +85,8 @@ def finite(name: str, value: Any) -> float:
         ValueError, TypeError: it is not finite, or no number.
     """
     _real(name, value, "a finite number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: got {value}, expected a finite number")
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{name}: got {shown(value)}, expected a finite number")
     return float(value)
 
 
