@@ -151,6 +151,7 @@ class FEMProblem(Problem):
         """
         from .fem_autograd import Solve
 
+        _no_forward_mode()
         tensors, shape, like = self._flat(z, residual)
         target = (None,) if residual is None else ()
         out = Solve.apply(self._system, shape, self.on_failure == "reject", *target, *tensors)
@@ -169,6 +170,7 @@ class FEMProblem(Problem):
             return self._back(self._tables(state, dict(zip(self.parameter_shapes, values, strict=True))), shape, like)
         from .fem_autograd import Residual
 
+        _no_forward_mode()
         return self._back(Residual.apply(self._system, *tensors), shape, like)
 
     @property
@@ -191,6 +193,7 @@ class FEMProblem(Problem):
         """Return log|det dr/du|, shape (...), -inf where singular; its gradient takes dx and ds measures."""
         from .fem_autograd import LogDeterminant
 
+        _no_forward_mode()
         floats("state", u, self.free_dofs.numel())
         tensors, shape, like = self._flat(z, u)
         return self._back(LogDeterminant.apply(self._system, *tensors), shape, like)
@@ -338,3 +341,8 @@ class FEMProblem(Problem):
             raise TypeError("a FEMProblem holds compiled forms and cannot be pickled: make it by from_builder")
         build, arguments = self._builder
         return FEMProblem.from_builder, (build, *arguments)
+
+
+def _no_forward_mode() -> None:
+    if torch._C._are_functorch_transforms_active():  # type: ignore[attr-defined]
+        raise RuntimeError("a FEMProblem has no forward-mode derivative; its tangent takes one sample")

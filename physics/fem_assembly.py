@@ -293,4 +293,4 @@ def _parts(space: fem.FunctionSpace) -> list[Any]:
     """The dofs of each part of a mixed space; of another one, all."""
     if space.num_sub_spaces == 0 or space.dofmap.index_map_bs > 1:
         return [slice(None)]
-    return [space.sub(i).collapse()[1] for i in range(space.num_sub_spaces)]
+    return [np.concatenate(space.sub(i).collapse()[1]) for i in range(space.num_sub_spaces)]

@@ -94,7 +94,12 @@ def observe(
     else:
         likelihood = _distribution(mean, noise, family, df, validate)
         likelihood = (likelihood if mask is None else likelihood.mask(mask)).to_event(event_dim)
-    value = pyro.sample(name, likelihood, obs=obs)
+    try:
+        value = pyro.sample(name, likelihood, obs=obs)
+    except RuntimeError as failure:
+        if "ultiple sample sites named" not in str(failure) and "already in the trace" not in str(failure):
+            raise
+        raise ValueError(f"name: got {name!r}, which another site of the model has, expected a new name") from None
     if rejected is not None:
         weight = torch.zeros(rejected.shape, dtype=mean.dtype, device=mean.device)
         pyro.factor(f"{name}_rejected", weight.masked_fill(rejected, -math.inf))
