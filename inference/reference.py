@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..guides.atomic import replacing
+from ..guides.require import whole
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
+LONGEST = 10**8  # steps, draws or particles that can be asked for
+LARGEST = 2**31  # numbers that one result may hold: 16 GiB
 STATISTICS = ("mean", "sd", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat")
 _FORMAT = "physzoo reference 1"
 
@@ -149,6 +153,29 @@ class Reference:
             else:
                 parts[kind][name] = value
         return cls(meta["method"], parts["draws"], summary, parts["stats"], meta["settings"], meta["datasets"])
+
+
+def limited(name: str, value: Any, least: int, most: int = LONGEST) -> None:
+    """Refuse what is no whole number of at least ``least``, or so large that nothing would come back.
+
+    Raises:
+        ValueError: it is not.
+    """
+    whole(name, value, least)
+    if int(value) > most:
+        told = str(value) if int(value) < 10**30 else "a number above 1e30"
+        raise ValueError(f"{name}: got {told}, expected at most {most}")
+
+
+def check_size(**sizes: int) -> None:
+    """Refuse a result that no memory holds.
+
+    Raises:
+        ValueError: the product of the sizes is above 2^31.
+    """
+    if math.prod(sizes.values()) > LARGEST:
+        told = " x ".join(f"{size} {name}" for name, size in sizes.items())
+        raise ValueError(f"{', '.join(sizes)}: got {told} numbers, expected at most {LARGEST}")
 
 
 def _complete(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> bool:

@@ -15,9 +15,12 @@ from ..guides.require import real, seed_number, shown, whole
 from ..guides.sites import Data, unchecked
 from .densities import proper
 from .latents import Latents, scalar_names
-from .reference import Reference, summarise
+from .precision import in_one, widest, workable
+from .reference import Reference, check_size, summarise
+from .warn import warn
 
 Array = NDArray[np.float64]
+EDGE, COARSE = 0.01, 0.5  # mass in the outermost cells; sd in cells
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,16 @@ class Grid:
         """Mass in the outermost cells: where it is not small, the grid cuts the posterior off."""
         inner = self.probability[(slice(1, -1),) * self.probability.ndim]
         return float(1 - inner.sum())
+
+    @property
+    def coarse(self) -> tuple[str, ...]:
+        """Scalar latents along which the sd of the mass is less than half a cell."""
+        found = []
+        for name, mass in self._marginals().items():
+            index = np.arange(len(mass))
+            if np.sqrt(mass @ (index - mass @ index) ** 2) < COARSE:
+                found.append(name)
+        return tuple(found)
 
     @property
     def mean(self) -> dict[str, float]:
@@ -102,7 +115,11 @@ def grid(
 
     Raises:
         ValueError: more than two coordinates, bounds that do not fit, or a density that is nowhere finite.
+
+    Warns:
+        TrustWarning: cells wider than the posterior, or a hundredth of the mass at the edge.
     """
+    model, data = in_one(model, data)
     latents = Latents.of(model, data)
     if latents.size > 2 or not latents.elementwise:
         raise ValueError(
@@ -112,6 +129,7 @@ def grid(
     whole("chunk", chunk, 1)
     seed_number(seed)
     real("width", width, 0.0)
+    check_size(**{f"points of axis {axis}": points for axis in range(latents.size)})
     prior = latents.prior(model, data, 4096, seed)
     if bounds is None:
         middle, spread = prior.mean(0).tolist(), prior.std(0).tolist()
@@ -121,8 +139,12 @@ def grid(
     if not usable or not bool((limits[:, 0] < limits[:, 1]).all()):
         raise ValueError(f"bounds: got {shown(bounds)}, expected {latents.size} pairs low < high")
     steps = [(high - low) / points for low, high in bounds]
+    with unchecked():
+        kind = workable(
+            lambda x: latents.log_density(model, x, data), prior[:2], widest(prior, *data.values()) or prior.dtype
+        )
     axes = [
-        low + step * (torch.arange(points, dtype=prior.dtype) + 0.5)
+        low + step * (torch.arange(points, dtype=kind) + 0.5)
         for (low, _), step in zip(bounds, steps, strict=True)
     ]
     mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, latents.size)
@@ -133,13 +155,17 @@ def grid(
         raise ValueError("model: got a density that is finite at no grid point; pass other bounds=")
     names = scalar_names(latents.shapes)
     constrained = _columns(latents, torch.stack(axes, -1))
-    return Grid(
+    result = Grid(
         names=tuple(names),
         axes=tuple(axis.double().numpy() for axis in axes),
         values={name: column for name, column in zip(names, constrained, strict=True)},
         probability=torch.softmax(log_density.flatten(), 0).reshape(log_density.shape).numpy(),
         log_evidence=float(torch.logsumexp(log_density.flatten(), 0) + np.log(steps).sum()),
     )
+    if result.coarse or result.edge > EDGE:
+        why = f"cells wider than the posterior along {result.coarse[0]}" if result.coarse else "mass at its edge"
+        warn(f"grid: got {why}, expected it resolved and inside: the moments are wrong; pass bounds=, or more points=")
+    return result
 
 
 def total_variation(p: Grid | ArrayLike, q: Grid | ArrayLike) -> float:
