@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..guides.require import shown
 
 Array = NDArray[np.float64]
+MOST = 2**31  # numbers in nested sequences
 
 
 def numbers(name: str, value: Any, finite: bool = False) -> Array:
@@ -33,16 +34,38 @@ def as_given(name: str, value: Any) -> NDArray[Any]:
     Raises:
         TypeError: it holds something else than real numbers.
     """
-    wrong = TypeError(f"{name}: got {shown(value)}, expected an array of real numbers")
-    if value is None or isinstance(value, str | bytes | dict | set):
+    wrong = TypeError(f"{name}: got {_told(value)}, expected an array of real numbers")
+    if value is None or isinstance(value, str | bytes | dict | set) or _endless(value):
         raise wrong
     try:
         plain = value.detach().cpu().resolve_neg().numpy() if hasattr(value, "detach") else value
         found = np.asarray(plain)
     except Exception:  # of a tensor without storage, of a ragged sequence, of whatever else has __array__
         raise wrong from None
-    if found.dtype.kind not in "biuf" or np.ma.is_masked(plain):
-        if np.ma.is_masked(plain):
-            raise TypeError(f"{name}: got an array with masked entries, expected all of them to be seen") from None
-        raise TypeError(f"{name}: got numbers of type {found.dtype}, expected an array of real numbers") from None
+    if np.ma.is_masked(plain):
+        raise TypeError(f"{name}: got an array with masked entries, expected all of them to be seen")
+    if found.dtype.kind == "O" or (found.dtype.kind not in "biuf" and found is not plain):
+        raise wrong
+    if found.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: got an array of type {str(found.dtype)[:60]}, expected real numbers")
     return found
+
+
+def _told(value: Any) -> str:
+    """What came, in a few characters; the text of a sequence may be longer than memory."""
+    if isinstance(value, list | tuple | dict | set):
+        return f"a {type(value).__name__} of {len(value)} entries"
+    return shown(value)
+
+
+def _endless(value: Any) -> bool:
+    """Whether nested sequences hold more numbers than any memory, as one does that holds itself."""
+    count = 1
+    for _ in range(64):
+        if not isinstance(value, list | tuple) or not len(value):
+            return False
+        count *= len(value)
+        if count > MOST:
+            return True
+        value = value[0]
+    return True

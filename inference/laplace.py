@@ -144,9 +144,7 @@ class _Around:
         return -0.5 * (hessian + hessian.T)
 
 
-def _tops(
-    model: Callable[..., Any], data: Data, starts: int, climbers: int, candidates: int, seed: int
-) -> _Around:
+def _tops(model: Callable[..., Any], data: Data, starts: int, climbers: int, candidates: int, seed: int) -> _Around:
     """Climb from prior draws to the tops of the log density."""
     limited("starts", starts, 1, MOST)
     limited("climbers", climbers, 1, MOST)

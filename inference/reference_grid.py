@@ -143,10 +143,7 @@ def grid(
         kind = workable(
             lambda x: latents.log_density(model, x, data), prior[:2], widest(prior, *data.values()) or prior.dtype
         )
-    axes = [
-        low + step * (torch.arange(points, dtype=kind) + 0.5)
-        for (low, _), step in zip(bounds, steps, strict=True)
-    ]
+    axes = [low + step * (torch.arange(points, dtype=kind) + 0.5) for (low, _), step in zip(bounds, steps, strict=True)]
     mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, latents.size)
     with torch.no_grad(), unchecked():
         found = torch.cat([latents.log_density(model, part, data).double() for part in mesh.split(chunk)])

@@ -39,7 +39,10 @@ def warn_of(reference: Reference, stacklevel: int = 2) -> None:
     if not reference.r_hat < 1.01 and reference.method != "smc":
         advice.append("smc where there may be several modes")
     if doubts:
-        warn(f"{reference.method}: got {', '.join(doubts)}: do not trust these draws yet; {', '.join(advice)}", stacklevel + 1)
+        warn(
+            f"{reference.method}: got {', '.join(doubts)}: do not trust these draws yet; {', '.join(advice)}",
+            stacklevel + 1,
+        )
 
 
 def warn_of_weights(k_hat: float, argument: str, stacklevel: int = 2) -> None:

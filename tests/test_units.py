@@ -63,7 +63,10 @@ def of_hmc(model: Mixed) -> np.ndarray:
 
 
 def of_nuts(model: Mixed) -> np.ndarray:
-    initial = {"a": torch.tensor(0.3 * model.s, dtype=torch.float64), "b": torch.tensor(0.7 * model.t, dtype=torch.float64)}
+    initial = {
+        "a": torch.tensor(0.3 * model.s, dtype=torch.float64),
+        "b": torch.tensor(0.7 * model.t, dtype=torch.float64),
+    }
     options = {"chains": 2, "draws": 5, "warmup": 12, "max_tree_depth": 3, "initial": initial}
     return drawn(nuts(model, model.data(), **options, **QUIET), model)
 
