@@ -11,7 +11,7 @@ from .importance import USABLE
 from .sbc import ecdf
 
 if TYPE_CHECKING:
-    from .calibration import Calibration
+    from .verdict import Calibration
 
 DENSITIES = ("log_likelihood", "log_joint", "log_q", "tarp")
 
