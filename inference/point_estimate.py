@@ -17,8 +17,10 @@ from ..guides.require import named, real, seed_number, whole
 from ..guides.sites import Data, observed_sites, outer_plates
 from .ascent import ascend
 from .densities import site_log_probs, total
+from .laplace import MOST
 from .latents import Latents
-from .precision import in_double
+from .precision import in_double, workable
+from .reference import limited
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ def point_estimate(
 
     Source: Lopez-Alvis, Laloy, Nguyen, Hermans, arXiv:2008.12056.
     """
-    if beta != 0:
+    if not isinstance(beta, int | float) or beta != 0:
         real("beta", beta, 0.0, expected="a number of at least 0")
     for name, number, least in (("starts", starts, 1), ("climbers", climbers, 1), ("candidates", candidates, 2)):
-        whole(name, number, least)
+        limited(name, number, least, MOST)
     seed_number(seed)
     named("data", data)
     model, data = in_double(model, data)
@@ -91,15 +93,17 @@ def point_estimate(
     mu = mean_length(latents.size)
     draws = latents.prior(model, data, candidates, seed).double()
 
+    kind = workable(lambda w: latents.log_density(model, w, data), latents.prior(model, data, 2, seed), torch.float64)
+
     def parts(w: Tensor) -> tuple[Tensor, Tensor]:
-        return _misfit(model, latents, w, data), beta * (w.square().sum(-1).sqrt() - mu).square()
+        return _misfit(model, latents, w.to(kind), data).double(), beta * (w.square().sum(-1).sqrt() - mu).square()
 
     def height(w: Tensor) -> Tensor:
         misfit, penalty = parts(w)
         return -misfit - penalty
 
     with torch.no_grad():
-        _check_prior(model, latents, draws, data)
+        _check_prior(model, latents, draws.to(kind), data)
         heights = height(draws)
     points, ends = ascend(height, draws, heights, climbers, starts)
     with torch.no_grad():

@@ -33,6 +33,7 @@ def own_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:  # a chain takes minutes to come to an end of its own
             process.kill()
+        pool.shutdown()
         raise
     pool.shutdown()
 

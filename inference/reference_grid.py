@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..guides.require import real, seed_number, shown, whole
 from ..guides.sites import Data, unchecked
+from .arrays import Array, numbers
 from .densities import proper
 from .latents import Latents, scalar_names
 from .precision import in_one, widest, workable
-from .reference import Reference, check_size, summarise
+from .reference import Reference, check_size, limited, summarise
 from .warn import warn
 
-Array = NDArray[np.float64]
 EDGE, COARSE = 0.01, 0.5  # mass in the outermost cells; sd in cells
 
 
@@ -73,6 +74,10 @@ class Grid:
 
     def reference(self, latents: Latents, draws: int = 4000, seed: int = 0) -> Reference:
         """Return independent draws, uniform within their cells, as a one-chain ``Reference``."""
+        if not isinstance(latents, Latents) or latents.size != len(self.axes):
+            raise TypeError(f"latents: got {shown(latents)}, expected those of the model, Latents.of(model, data)")
+        limited("draws", draws, 4)
+        seed_number(seed)
         rng = np.random.default_rng(seed)
         cells = np.unravel_index(
             rng.choice(self.probability.size, draws, p=self.probability.ravel()), self.probability.shape
@@ -179,11 +184,18 @@ def total_variation(p: Grid | ArrayLike, q: Grid | ArrayLike) -> float:
         )
         if not same:
             raise ValueError("p, q: got two different grids, expected the same bounds and points")
-    left = np.asarray(p.probability if isinstance(p, Grid) else p, float)
-    right = np.asarray(q.probability if isinstance(q, Grid) else q, float)
+    left = _masses("p", p.probability if isinstance(p, Grid) else p)
+    right = _masses("q", q.probability if isinstance(q, Grid) else q)
     if left.shape != right.shape:
         raise ValueError(f"p, q: got shapes {left.shape} and {right.shape}, expected the same grid")
     return float(0.5 * np.abs(left - right).sum())
+
+
+def _masses(name: str, value: Any) -> Array:
+    found = numbers(name, value)
+    if not (found >= 0).all() or not math.isclose(found.sum(), 1.0, rel_tol=1e-6):
+        raise ValueError(f"{name}: got numbers that sum to {found.sum():.6g}, expected probabilities that sum to 1")
+    return found
 
 
 def _columns(latents: Latents, x: Tensor) -> list[Array]:

@@ -93,6 +93,11 @@ class Calibration:
         return self.datasets < ENOUGH
 
     @property
+    def failed(self) -> bool:
+        """Whether something was found to be wrong; too few data sets neither pass nor fail."""
+        return bool(self.rejected or self.wider) or (self.inconclusive and not self.few)
+
+    @property
     def passed(self) -> bool:
         """Whether no quantity is rejected, no scalar is wider than the prior, and the check could have failed."""
         return not (self.rejected or self.wider or self.inconclusive or self.few)
