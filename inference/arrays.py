@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..guides.require import shown
 
@@ -49,6 +52,32 @@ def as_given(name: str, value: Any) -> NDArray[Any]:
     if found.dtype.kind not in "biuf":
         raise TypeError(f"{name}: got an array of type {str(found.dtype)[:60]}, expected real numbers")
     return found
+
+
+def dense(name: str, value: Any) -> None:
+    """Refuse what is no tensor of finite real numbers in memory.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if (
+        not isinstance(value, Tensor)
+        or value.is_meta
+        or value.layout != torch.strided
+        or not value.is_floating_point()
+        or not bool(torch.isfinite(value).all())
+    ):
+        raise ValueError(f"{name}: got {_told(value)}, expected a tensor of finite numbers")
+
+
+def no_density(data: Mapping[str, Any], otherwise: str) -> ValueError:
+    """Return the refusal of a model without a finite density: by what is missing in the data, else by ``otherwise``."""
+    for name, value in data.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and bool(torch.isnan(value).any()):
+            return ValueError(
+                f"data['{name}']: got NaN, under which no density is finite, expected numbers, or a mask that hides what is missing"
+            )
+    return ValueError(otherwise)
 
 
 def _told(value: Any) -> str:

@@ -14,7 +14,7 @@ from pyro import poutine
 from torch import Tensor
 
 from ..guides.require import shown
-from ..guides.sites import Data, plated, seeded, unregistered
+from ..guides.sites import Data, plated, seeded, unchecked, unregistered
 from .arrays import as_given
 from .densities import conditioned, count, draw, one, site_log_probs, total
 from .latents import Latents
@@ -139,7 +139,8 @@ def refitted_block(
                 return Failed("draws that are not finite")
             return _judged(scoring, data, truths, {name: value.unsqueeze(1) for name, value in values.items()})
         try:
-            return _of_guide(scoring, fitted, data, truths)
+            with unchecked():  # a fit that diverged draws NaN
+                return _of_guide(scoring, fitted, data, truths)
         except (ValueError, FloatingPointError, ArithmeticError, RuntimeError) as error:
             return _failure(error)
 

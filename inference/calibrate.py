@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..guides.arguments import check_mask
 from ..guides.require import function, real, seed_number, shown, tensors
-from ..guides.sites import Data, repeated, rows_of, seeded, simulate
+from ..guides.sites import Data, repeated, rows_of, seeded, simulate, unchecked
 from .blocks import Block, Failed, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, checked
 from .data import check_simulates
@@ -96,6 +96,7 @@ def calibrate(
         )
     function("guide" if fit is None else "fit", guide if fit is None else fit)
     check_mask({} if given is None else given, "given")
+    widen = float(widen)
     judge = model if simulator is None else simulator
     if pairs is None:
         check_simulates(judge, given)
@@ -145,7 +146,7 @@ def _amortised(
 ) -> list[Block]:
     total, size = count(data), max(1, scoring.chunk // scoring.draws)
     blocks = []
-    with seeded(seed), tqdm(total=total, desc="calibrate", unit="data set", disable=not progress) as bar:
+    with seeded(seed), unchecked(), tqdm(total=total, desc="calibrate", unit="data set", disable=not progress) as bar:
         for start in range(0, total, size):
             part = slice(start, min(start + size, total))
             known = None if truths is None else rows_of(truths, part)

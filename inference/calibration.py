@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..guides.require import real, seed_number, whole
 from .calibration_input import density, flattened, free, further_of, quantity
@@ -149,7 +149,7 @@ def checked(
     )
 
 
-def _usable(truths: Array, draws: Array) -> Array:
+def _usable(truths: Array, draws: Array) -> NDArray[np.bool_]:
     """Whether the truth (N, d) of a data set is finite, no draw (L, N, d) is NaN, and some are finite in each coordinate."""
     return np.isfinite(truths).all(-1) & ~np.isnan(draws).any((0, 2)) & np.isfinite(draws).any(0).all(-1)
 

@@ -56,7 +56,7 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
         )
     with np.errstate(invalid="ignore"):
         ratio = np.nan_to_num(target - proposal, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
-    noise = sum(_rounding(part) for part in given).reshape(-1)
+    noise = (_rounding(given[0]) + _rounding(given[1])).reshape(-1)
     columns = ratio.reshape(len(ratio), -1)
     log_weights, shape = np.full_like(columns, -np.log(len(ratio))), np.full(columns.shape[1], np.inf)
     for index, column in enumerate(columns.T):

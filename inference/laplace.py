@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..guides.require import real, seed_number
-from ..guides.sites import Data, seeded, simulate
+from ..guides.sites import Data, seeded, simulate, unchecked
 from ..guides.unconstrained import Whitening
+from .arrays import no_density
 from .ascent import ascend
 from .latents import Latents
 from .precision import in_double, workable
@@ -155,14 +156,21 @@ def _tops(model: Callable[..., Any], data: Data, starts: int, climbers: int, can
     with seeded(seed):
         given = {k: v for k, v in data.items() if k not in sites.observed and k != "mask"}
         draws, _ = sites.flatten(simulate(model, candidates, given, nesting=sites.nesting))
-    kind = workable(lambda x: sites.log_density(model, x, data), draws[:2], torch.float64)
+    with unchecked():
+        kind = workable(lambda x: sites.log_density(model, x, data), draws[:2], torch.float64)
 
     def log_density(flat: Tensor) -> Tensor:
-        return sites.log_density(model, flat.to(kind), data).double()
+        with unchecked():
+            return sites.log_density(model, flat.to(kind), data).double()
 
     draws = draws.double()
     with torch.no_grad():
         heights = log_density(draws)
+    if not bool(torch.isfinite(heights).any()):
+        raise no_density(
+            data,
+            f"data: got data under which none of {len(draws)} prior draws has a finite density, expected a model that can produce them",
+        )
     tops, depths = ascend(log_density, draws, heights, climbers, starts)
     return _Around(log_density, tops, -depths, spread(draws), STEP if kind == torch.float64 else STEP_SINGLE)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..guides import Table, UnconstrainedSites, Whitening, amortize
 from ..guides.nodes import nodes
-from ..guides.require import function, real, seed_number, whole
+from ..guides.require import function, real, seed_number
 from ..guides.sites import Data, plain, plated, repeated, seeded, unchecked
 from .calibrate import calibrate
 from .calibration import Calibration
@@ -111,8 +111,9 @@ def posterior_sbc(
     """
     for name, number, least in (("datasets", datasets, 2), ("draws", draws, 2), ("steps", steps, 1), ("wake", wake, 0)):
         limited(name, number, least)
-    whole("particles", particles, 1)
+    limited("particles", particles, 1, 10**6)
     real("widen", widen, 0.0, expected="a positive factor")
+    widen = float(widen)
     seed_number(seed)
     function("guide", guide)
     check_size(datasets=datasets, draws=draws)

@@ -3,7 +3,7 @@
 torch hands tensors to a process by moving their storage into shared memory, which leaves NumPy views of the sender's
 tensors pointing at freed memory. Plain pickling, in memory and between our own processes, copies them instead.
 
-A worker ends with the process that sent the work, however that ends, and Ctrl-C ends it without a word.
+A worker ends with the process that sent the work, however that ends, and says nothing of Ctrl-C.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any
+
+from tqdm import tqdm
 
 _watched = False  # whether this process, a worker, watches its parent already
 
@@ -33,7 +35,8 @@ def own_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:  # a chain takes minutes to come to an end of its own
             process.kill()
-        pool.shutdown()
+        for process in processes:
+            process.join()
         raise
     pool.shutdown()
 
@@ -67,19 +70,20 @@ def _call(blob: bytes) -> _Returned:
 def _one_thread() -> None:
     import torch
 
-    _settle()
+    _settle(signal.SIG_IGN)  # own_pool ends its workers
     torch.set_num_threads(1)
 
 
-def _settle() -> None:
-    """Make this process a good worker: it dies of Ctrl-C without a traceback, and when its parent is gone."""
+def _settle(interrupted: signal.Handlers = signal.SIG_DFL) -> None:
+    """Make this process a good worker: it is gone when its parent is; Ctrl-C ends it, or leaves it, without a traceback."""
     global _watched
     parent = multiprocessing.parent_process()
     if _watched or parent is None:
         return
     _watched = True
+    tqdm.set_lock(threading.RLock())  # its own would be a semaphore that a killed process leaves behind
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, interrupted)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..guides.require import real, seed_number, shown, whole
+from ..guides.require import real, seed_number, shown
 from ..guides.sites import Data, unchecked
-from .arrays import Array, numbers
+from .arrays import Array, as_given, no_density, numbers
 from .densities import proper
 from .latents import Latents, scalar_names
 from .precision import in_one, widest, workable
@@ -130,8 +130,8 @@ def grid(
         raise ValueError(
             f"model: got {latents.size} unknowns, expected one or two scalars (no simplex, no ordered vector) for a grid"
         )
-    whole("points", points, 3)
-    whole("chunk", chunk, 1)
+    limited("points", points, 3)
+    limited("chunk", chunk, 1)
     seed_number(seed)
     real("width", width, 0.0)
     check_size(**{f"points of axis {axis}": points for axis in range(latents.size)})
@@ -139,7 +139,10 @@ def grid(
     if bounds is None:
         middle, spread = prior.mean(0).tolist(), prior.std(0).tolist()
         bounds = [(m - width * s, m + width * s) for m, s in zip(middle, spread, strict=True)]
-    limits = np.asarray(bounds) if isinstance(bounds, Sequence | np.ndarray) else np.zeros(0)
+    try:
+        limits = as_given("bounds", bounds)
+    except TypeError:
+        limits = np.zeros(0)
     usable = limits.shape == (latents.size, 2) and limits.dtype.kind in "iuf" and bool(np.isfinite(limits).all())
     if not usable or not bool((limits[:, 0] < limits[:, 1]).all()):
         raise ValueError(f"bounds: got {shown(bounds)}, expected {latents.size} pairs low < high")
@@ -154,7 +157,9 @@ def grid(
         found = torch.cat([latents.log_density(model, part, data).double() for part in mesh.split(chunk)])
     log_density = proper(found).reshape((points,) * latents.size)
     if not torch.isfinite(log_density).any():
-        raise ValueError("model: got a density that is finite at no grid point; pass other bounds=")
+        raise no_density(
+            data, "model: got a density that is finite at no grid point, expected some; pass other bounds="
+        )
     names = scalar_names(latents.shapes)
     constrained = _columns(latents, torch.stack(axes, -1))
     result = Grid(

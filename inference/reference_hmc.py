@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guides.require import real, seed_number, shown
+from ..guides.require import real, seed_number
 from ..guides.sites import Data, seeded, unchecked
+from .arrays import dense, no_density
 from .densities import count, one, proper
 from .latents import Latents
 from .precision import in_one, widest, workable
@@ -77,8 +78,7 @@ def hmc(
     real("target_accept", target_accept, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
     for name, value in (("loc", loc), ("tril", tril)):
-        if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name}: got {shown(value)}, expected a tensor of finite numbers")
+        dense(name, value)
     sets = (count(data),) if datasets else ()
     model, data = in_one(model, data)
     latents = Latents.of(model, one(data) if datasets else data)
@@ -100,7 +100,7 @@ def hmc(
         raise ValueError("tril: got a diagonal entry that is not positive, expected a Cholesky factor")
 
     with seeded(seed):
-        walk = _Walk(density, tril, _starts(density, loc, tril, chains))
+        walk = _Walk(density, tril, _starts(density, loc, tril, chains, data))
         kept, rates, halfway = [], [], warmup // 2
         history: list[Tensor] = []
         step = tril.new_full(sets, 0.5)
@@ -190,13 +190,13 @@ class _Walk:
         self.log_density, self.gradient = self._evaluate(self.x)
 
 
-def _starts(density: Callable[[Tensor], Tensor], loc: Tensor, tril: Tensor, chains: int) -> Tensor:
+def _starts(density: Callable[[Tensor], Tensor], loc: Tensor, tril: Tensor, chains: int, data: Data) -> Tensor:
     tries = torch.randn(8 * chains, *loc.shape, dtype=loc.dtype)
     tries = loc + 1.5 * (tril @ tries.unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         usable = torch.isfinite(density(tries))
     least = int(usable.sum(0).min())
     if least < chains:
-        raise ValueError(f"loc, tril: got {least} starts with finite density, expected {chains}")
+        raise no_density(data, f"loc, tril: got {least} starts with finite density, expected {chains}")
     order = usable.logical_not().to(torch.int8).argsort(dim=0, stable=True)[:chains]
     return torch.take_along_dim(tries, order.unsqueeze(-1), 0)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ..guides.require import real, seed_number, shown, tensors
 from ..guides.sites import Data, seeded, unchecked
+from .arrays import dense, no_density
 from .latents import Latents
 from .precision import in_one, widest, workable
 from .processes import own_pool, result, submit
@@ -132,7 +133,8 @@ class _Potential:
 
     def __call__(self, position: Mapping[str, Tensor]) -> Tensor:
         x = self.loc + self.factor @ position["w"]
-        energy = -self.latents.log_density(self.model, x, self.data).to(x.dtype)
+        with unchecked():  # a far step may underflow to the edge of a support
+            energy = -self.latents.log_density(self.model, x, self.data).to(x.dtype)
         # a rejected solve has density zero: NUTS reads infinite energy as a divergence, NaN as nothing at all
         return torch.where(torch.isnan(energy), torch.full_like(energy, torch.inf), energy)
 
@@ -195,7 +197,7 @@ def _starts(
     if initial is None:
         usable = [x for x in prior if _finite(model, data, latents, x)]
         if len(usable) < chains:
-            raise ValueError("model: got no prior draws with finite density, expected some; pass initial=")
+            raise no_density(data, "model: got no prior draws with finite density, expected some; pass initial=")
         return usable[:chains], factor
     if not isinstance(initial, Mapping):
         if not isinstance(initial, Sequence) or len(initial) != chains:
@@ -210,15 +212,12 @@ def _starts(
         starts += [centre] * (chains - len(starts))
     for start in starts:
         if not _finite(model, data, latents, start):
-            raise ValueError("initial: got a point without finite density, expected one inside the posterior")
+            raise no_density(data, "initial: got a point without finite density, expected one inside the posterior")
     return starts, factor
 
 
 def _cholesky(inverse_mass: Any, like: Tensor) -> Tensor:
-    if not isinstance(inverse_mass, Tensor):
-        raise TypeError(f"inverse_mass: got {shown(inverse_mass)}, expected a tensor")
-    if not inverse_mass.is_floating_point() or inverse_mass.is_meta or inverse_mass.layout != torch.strided:
-        raise TypeError(f"inverse_mass: got {shown(inverse_mass)}, expected a dense floating-point tensor")
+    dense("inverse_mass", inverse_mass)
     if inverse_mass.shape != like.shape:
         got, expected = tuple(inverse_mass.shape), tuple(like.shape)
         raise ValueError(f"inverse_mass: got shape {got}, expected {expected}")
@@ -240,5 +239,5 @@ def _packed(latents: Latents, values: Any, like: Tensor) -> Tensor:
 
 
 def _finite(model: Callable[..., Any], data: Data, latents: Latents, x: Tensor) -> bool:
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         return bool(torch.isfinite(latents.log_density(model, x, data)))

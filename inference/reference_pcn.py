@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..guides.require import real, seed_number, shown
 from ..guides.sites import Data, seeded, unchecked
+from .arrays import dense, no_density
 from .densities import count, one, proper
 from .latents import Latents
 from .precision import in_one, widest, workable
@@ -21,6 +22,7 @@ from .reference import Reference, check_size, limited, summarise
 from .scale import spread
 from .warn import warn_of
 
+NOWHERE = "model: got no finite density at any prior draw tried, expected one per chain"
 _INFLATE = 1.3  # variance of the proposal over that of the chains: a proposal with lighter tails sticks
 _LARGEST = 3.0  # logit of the step: b <= 0.95, so that a state in a tail that the proposal misses still moves
 
@@ -111,7 +113,10 @@ def pcn(
         starts = prior[: chains * sets].reshape(chains, sets, -1).clone()
         if candidates is not None:
             starts = _densest(density, prior[:candidates], chains, sets)
-        walk = _Walk.start(density, prior, starts, loc, tril)
+        try:
+            walk = _Walk.start(density, prior, starts, loc, tril)
+        except ValueError as error:
+            raise (no_density(data, NOWHERE) if str(error) == NOWHERE else error) from None
         windows = {warmup // 4, warmup // 2, 3 * warmup // 4} if adapt else set()
         history: list[Tensor] = []
         kept, counter = [], 0
@@ -167,8 +172,8 @@ class _Walk:
     def start(cls, density: Any, prior: Tensor, x: Tensor, loc: Tensor | None, tril: Tensor | None) -> _Walk:
         chains, sets, size = x.shape
         for name, given in (("loc", loc), ("tril", tril)):
-            if given is not None and not (isinstance(given, Tensor) and bool(torch.isfinite(given).all())):
-                raise ValueError(f"{name}: got {shown(given)}, expected a tensor of finite numbers")
+            if given is not None:
+                dense(name, given)
         middle = prior.mean(0) if loc is None else loc.to(prior)
         factor = _factor(prior - prior.mean(0), spread(prior).to(prior).square()) if tril is None else tril.to(prior)
         for name, value, shape in (("loc", middle, (size,)), ("tril", factor, (size, size))):
@@ -188,7 +193,7 @@ class _Walk:
             x = torch.where(lost[..., None], again, x)
             found = density(x)
         if not torch.isfinite(found).all():
-            raise ValueError("model: got no finite density at any prior draw tried, expected one per chain")
+            raise ValueError(NOWHERE)
         return cls(x, found, middle, factor, torch.zeros(2, sets, dtype=x.dtype))
 
     def size(self, local: int) -> Tensor:

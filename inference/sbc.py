@@ -87,7 +87,6 @@ class Band:
     upper: Array
 
 
-@lru_cache(maxsize=32)
 def ecdf_band(count: int, probability: float = 0.95, simulations: int = 1000) -> Band:
     """Return the band that the ECDF of ``count`` uniform values stays inside with the given probability.
 
@@ -96,6 +95,11 @@ def ecdf_band(count: int, probability: float = 0.95, simulations: int = 1000) ->
     whole("count", count, 1, 10**6)
     whole("simulations", simulations, 1, 10**6)
     real("probability", probability, 0.0, 1.0, "a number between 0 and 1")
+    return _band(count, probability, simulations)
+
+
+@lru_cache(maxsize=32)
+def _band(count: int, probability: float, simulations: int) -> Band:
     from arviz_stats.ecdf_utils import ecdf_pit
 
     uniform = (np.arange(count) + 0.5) / count
@@ -106,7 +110,7 @@ def ecdf_band(count: int, probability: float = 0.95, simulations: int = 1000) ->
 def ecdf(pits: ArrayLike, points: Array) -> Array:
     """Return the empirical CDF of PIT values (N,) at the given points."""
     ordered = np.sort(_ranks(pits))
-    return np.searchsorted(ordered, points, side="right") / len(ordered)
+    return np.searchsorted(ordered, numbers("points", points), side="right") / len(ordered)
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ def effect(pits: ArrayLike) -> Effect:
 def interval_coverage(pits: ArrayLike, levels: Sequence[float]) -> dict[float, float]:
     """Return how often central intervals of each level hold the truth: the share of |PIT - 1/2| < level /
     2."""
+    if not isinstance(levels, Sequence | np.ndarray):
+        raise TypeError(f"levels: got {shown(levels)}, expected a sequence of numbers between 0 and 1")
     for level in levels:
         real("levels", level, 0.0, 1.0, "numbers between 0 and 1")
     distance = np.abs(_ranks(pits) - 0.5)
