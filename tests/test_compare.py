@@ -141,7 +141,8 @@ def test_labels_decide_and_positions_do_not():
         found = compare(other, labelled(b), classify=False).to_dict()
         assert found["mean_error_sd"] == pytest.approx(expected["mean_error_sd"])
         assert found["draws"] == pytest.approx(400)
-    assert compare({"z": a.reshape(-1, 3)}, labelled(b), classify=False).to_dict() == expected
+    plain = compare({"z": a.reshape(-1, 3)}, labelled(b), classify=False)
+    assert plain.mean_error_sd == pytest.approx(expected["mean_error_sd"])
     for wrong, told in (
         (labelled(a).map_over_datasets(lambda d: d.assign_coords(site=list("abd")) if d else d), "coordinates"),
         (labelled(a).map_over_datasets(lambda d: d.rename(site="place") if d else d), "dimensions"),
