@@ -9,7 +9,9 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-FLOOR = 1e10  # stands for minus log of no density
+from .scale import spread
+
+FLOOR = 1e10  # nats below the start, or ten times as many as its own density has: stands for no density
 
 
 def ascend(
@@ -17,11 +19,13 @@ def ascend(
 ) -> tuple[Tensor, Tensor]:
     """Return where climbs end, the highest first, (starts, d), and minus the log density there, (starts,).
 
+    All climbs are in units of the prior's spread, so that no unit of an unknown matters.
+
     Args:
         log_density: (S, d) -> (S,), differentiable; not finite where there is no density.
         draws: points to choose the starts from, (N, d), float64.
         heights: the log density there, (N,).
-        climbers: as many of the best of them climb together, in units of the spread of all.
+        climbers: as many of the best of them climb together.
         starts: as many of these go on by L-BFGS.
 
     Raises:
@@ -32,26 +36,26 @@ def ascend(
         raise ValueError(
             f"data: got data under which none of {len(draws)} prior draws has a finite density, expected a model that can produce them"
         )
-    scale = draws[usable].std(0).clamp_min(1e-8) if usable.sum() > 1 else torch.ones_like(draws[0])
+    scale = spread(draws)
     climbed, heights = _climb(log_density, draws, heights, scale, climbers)
     order = heights.argsort(descending=True)[:starts]
+    level = float(heights[order[0]])  # heights are told from here: the density's own unit does not stop a run early
+    nothing = max(FLOOR, 10 * abs(level))
 
-    def objective(u: np.ndarray) -> tuple[float, np.ndarray]:
-        flat = torch.tensor(u, dtype=torch.float64).unsqueeze(0).requires_grad_()
-        value = log_density(flat).sum()
-        if not torch.isfinite(value):
-            return FLOOR, np.zeros_like(u)
-        (gradient,) = torch.autograd.grad(value, flat)
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-        return -value.item(), -gradient[0].double().numpy()
+    def run(start: Tensor) -> tuple[Tensor, float]:
+        def objective(w: np.ndarray) -> tuple[float, np.ndarray]:
+            flat = torch.tensor(w, dtype=torch.float64).unsqueeze(0).requires_grad_()
+            value = log_density(start + scale * flat).sum().double()
+            if not torch.isfinite(value):
+                return nothing, np.zeros_like(w)
+            (gradient,) = torch.autograd.grad(value, flat)
+            return level - value.item(), -gradient[0].nan_to_num(0.0, 0.0, 0.0).double().numpy()
 
-    ends = [
-        minimize(objective, climbed[i].numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 500})
-        for i in order.tolist()
-    ]
-    ends.sort(key=lambda end: float(end.fun))
-    points = torch.tensor(np.stack([end.x for end in ends]), dtype=torch.float64)
-    return points, torch.tensor([float(end.fun) for end in ends], dtype=torch.float64)
+        end = minimize(objective, np.zeros(len(start)), jac=True, method="L-BFGS-B", options={"maxiter": 500})
+        return start + scale * torch.as_tensor(end.x, dtype=torch.float64), float(end.fun) - level
+
+    ends = sorted((run(climbed[i]) for i in order.tolist()), key=lambda end: end[1])
+    return torch.stack([point for point, _ in ends]), torch.tensor([depth for _, depth in ends], dtype=torch.float64)
 
 
 def _climb(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,12 +14,24 @@ from pyro import poutine
 from torch import Tensor
 
 from ..guides.require import shown
-from ..guides.sites import Data, plated, seeded, unregistered
+from ..guides.sites import Data, plated, seeded, unchecked, unregistered
+from .arrays import as_given
 from .densities import conditioned, count, draw, one, site_log_probs, total
 from .latents import Latents
 from .posterior import sample
 
 Values = dict[str, Tensor]
+
+
+_ONE_AT_A_TIME = threading.RLock()  # Pyro's handlers and torch's generator are the process's, not a thread's
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A fit that raised, or whose draws are not finite."""
+
+    reason: str
+    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -105,26 +119,56 @@ def amortised_block(scoring: Scoring, guide: Callable[..., Any], data: Data, tru
     return _block(scoring, guide, data, truths, values, found.log_p, log_likelihood, found.log_q)
 
 
-def refitted_block(scoring: Scoring, fit: Callable[[Data], Any], data: Data, truths: Values | None, seed: int) -> Block:
+def refitted_block(
+    scoring: Scoring, fit: Callable[[Data], Any], data: Data, truths: Values | None, seed: int
+) -> Block | Failed:
     """Fit one data set and score its draws: the task of an executor, so everything in it can be pickled.
 
-    ``fit(data)`` returns a guide, or draws: a mapping site -> (S, *site shape) or an ArviZ DataTree.
+    ``fit(data)`` returns a guide, or draws: a mapping site -> (S, *site shape) or an ArviZ DataTree. Threads of an executor take
+    turns, so that they find what one process finds.
     """
-    latents, draws = scoring.latents, scoring.draws
     only = one(data)
-    with seeded(seed):
-        fitted = fit(only)
+    with _ONE_AT_A_TIME, seeded(seed):
+        try:
+            fitted = fit(only)
+        except Exception as error:
+            return _failure(error)
         if not callable(fitted):
-            values = _thinned(fitted, latents, draws)
-        elif not scoring.own:
-            values = latents.plain(_known(sample(fitted, only, draws, nesting=latents.nesting), latents), 1)
-        else:
-            found = draw(scoring.model, fitted, only, draws, chunk=scoring.chunk)
-            values = {name: value.unsqueeze(1) for name, value in latents.plain(found.values, 1).items()}
-            likelihood = sum(found.log_likelihood.values(), start=torch.zeros_like(found.log_p)).unsqueeze(1)
-            log_p, log_q = found.log_p.unsqueeze(1), found.log_q.unsqueeze(1)
-            return _block(scoring, fitted, data, truths, values, log_p, likelihood, log_q)
+            values = _thinned(fitted, scoring.latents, scoring.draws)
+            if not all(bool(torch.isfinite(value).all()) for value in values.values()):
+                return Failed("draws that are not finite")
+            return _judged(scoring, data, truths, {name: value.unsqueeze(1) for name, value in values.items()})
+        try:
+            with unchecked():  # a fit that diverged draws NaN
+                return _of_guide(scoring, fitted, data, truths)
+        except (ValueError, FloatingPointError, ArithmeticError, RuntimeError) as error:
+            return _failure(error)
+
+
+def _failure(error: Exception) -> Failed:
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # of a class that an executor cannot send
+        return Failed(text[:160])
+    return Failed(text[:160], error)
+
+
+def _of_guide(scoring: Scoring, fitted: Callable[..., Any], data: Data, truths: Values | None) -> Block | Failed:
+    """Draw from the guide of one data set, and score its draws."""
+    latents, draws, only = scoring.latents, scoring.draws, one(data)
+    if not scoring.own:
+        values = latents.plain(_known(sample(fitted, only, draws, nesting=latents.nesting), latents), 1)
+        if not all(bool(torch.isfinite(value).all()) for value in values.values()):
+            return Failed("draws that are not finite")
         return _judged(scoring, data, truths, {name: value.unsqueeze(1) for name, value in values.items()})
+    found = draw(scoring.model, fitted, only, draws, chunk=scoring.chunk)
+    if not all(bool(torch.isfinite(value).all()) for value in found.values.values()):
+        return Failed("draws that are not finite")
+    values = {name: value.unsqueeze(1) for name, value in latents.plain(found.values, 1).items()}
+    likelihood = sum(found.log_likelihood.values(), start=torch.zeros_like(found.log_p)).unsqueeze(1)
+    log_p, log_q = found.log_p.unsqueeze(1), found.log_q.unsqueeze(1)
+    return _block(scoring, fitted, data, truths, values, log_p, likelihood, log_q)
 
 
 def _judged(scoring: Scoring, data: Data, truths: Values | None, values: Values) -> Block:
@@ -150,7 +194,9 @@ def _thinned(fitted: Any, latents: Latents, draws: int) -> Values:
         if name not in group:
             raise ValueError(f"fit: got draws of {sorted(map(str, group))}, expected also the latent site '{name}'")
         value = group[name]
-        array = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+        array = (
+            value if isinstance(value, Tensor) else torch.as_tensor(as_given(f"fit: draws of '{name}'", value).copy())
+        )
         if tuple(array.shape[array.ndim - len(shape) :]) != tuple(shape):
             raise ValueError(
                 f"fit: got draws of '{name}' of shape {tuple(array.shape)}, expected (..., {shown(tuple(shape))})"
@@ -183,8 +229,8 @@ def _block(
         single = {name: value.unsqueeze(0) for name, value in truths.items()}
         truth_joint, truth_likelihood = (_numpy(term[0]) for term in latents.terms(model, single, data, datasets=True))
     return Block(
-        draws={name: _numpy(value) for name, value in values.items()},
-        free=_numpy(free),
+        draws={name: _numpy(value.double()) for name, value in values.items()},
+        free=_numpy(free.double()),
         log_joint=_numpy(log_joint),
         log_likelihood=_numpy(log_likelihood),
         log_q=None if log_q is None else _numpy(log_q),
@@ -219,4 +265,4 @@ def _truth_log_q(
 
 
 def _numpy(value: Tensor) -> np.ndarray:
-    return value.detach().cpu().double().numpy()
+    return value.detach().cpu().numpy()

@@ -12,14 +12,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.arguments import check_mask
-from ..guides.require import function, real, seed_number, shown, tensors, whole
-from ..guides.sites import Data, repeated, rows_of, seeded, simulate
-from .blocks import Block, Scoring, amortised_block, refitted_block
-from .calibration import Calibration, calibrate_draws
+from ..guides.require import function, real, seed_number, shown, tensors
+from ..guides.sites import Data, repeated, rows_of, seeded, simulate, unchecked
+from .blocks import Block, Failed, Scoring, amortised_block, refitted_block
+from .calibration import Calibration, checked
 from .data import check_simulates
 from .densities import count, one
 from .latents import Latents
 from .processes import result, submit
+from .reference import check_size, limited
+
+FIRST = 5  # fits: if all of them fail, the others are not waited for
 
 
 def calibrate(
@@ -51,9 +54,10 @@ def calibrate(
         guide: an amortised guide of it. Either ``guide`` or ``fit``.
         fit: for guides that hold for one data set: ``fit(data)`` returns a guide, or draws (site -> (S,
             *site shape), or an ArviZ DataTree; at least ``draws``, evenly thinned). It runs seeded, once for
-            each data set.
+            each data set. A fit that raises, or whose draws are not finite, is dropped and counted; the first five in a
+            row, or half of all, end the check.
         executor: where the fits run, anything with ``submit``; with processes, spawn them and keep model and
-            fit importable. One after the other without it.
+            fit importable. Threads of one process take turns, and save no time. One after the other without it.
         datasets: N.
         draws: L per data set.
         given: arguments that are not drawn (masks, covariates), the same for all data sets.
@@ -70,7 +74,10 @@ def calibrate(
 
     Raises:
         ValueError: neither or both of ``guide`` and ``fit``; a number out of range; a model that cannot
-            simulate itself.
+            simulate itself; half of the fits fail.
+
+    Warns:
+        TrustWarning: fewer than 100 data sets, or fits that were dropped.
 
     Source: Talts 2018 (1804.06788), Modrak 2023 (2211.02383), Hermans 2022 (2110.06581), Lemos 2023
         (2302.03026).
@@ -78,12 +85,18 @@ def calibrate(
     if (guide is None) == (fit is None):
         raise ValueError("guide, fit: got both or neither, expected exactly one of them")
     for name, number, least in (("datasets", datasets, 2), ("draws", draws, 2), ("chunk", chunk, 1)):
-        whole(name, number, least)
+        limited(name, number, least)
+    check_size(datasets=datasets, draws=draws)
     real("widen", widen, 0.0, expected="a positive factor")
     real("alpha", alpha, 0.0, 1.0, "a level between 0 and 1")
     seed_number(seed)
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise TypeError(
+            f"executor: got {shown(executor)}, expected something with submit, such as a ProcessPoolExecutor"
+        )
     function("guide" if fit is None else "fit", guide if fit is None else fit)
     check_mask({} if given is None else given, "given")
+    widen = float(widen)
     judge = model if simulator is None else simulator
     if pairs is None:
         check_simulates(judge, given)
@@ -94,15 +107,21 @@ def calibrate(
     truths = {name: value[kept] for name, value in latents.plain(pairs, 1).items()}
     known = truths if set(truths) == set(latents.shapes) else None
     scoring = Scoring(judge, latents, draws, widen, chunk, own=simulator is None)
+    failures: list[str] = []
     if guide is not None:
         blocks = _amortised(scoring, guide, data, known, seed + 1, progress)
     else:
-        blocks = _refitted(scoring, fit, executor, data, known, seed + 1, progress)
+        outcomes = _refitted(scoring, fit, executor, data, known, seed + 1, progress)
+        blocks = [outcome for outcome in outcomes if isinstance(outcome, Block)]
+        failures = [outcome.reason for outcome in outcomes if isinstance(outcome, Failed)]
+        done = torch.tensor([isinstance(outcome, Block) for outcome in outcomes])
+        truths = {name: value[done] for name, value in truths.items()}
+        known = None if known is None else truths
     block = Block.join(blocks)
     at_truth = {name: value.double().numpy() for name, value in truths.items()}
     free = None if known is None or not latents.elementwise else (latents.pack(known).double().numpy(), block.free)
     scored = known is not None
-    return calibrate_draws(
+    return checked(
         at_truth,
         {name: block.draws[name] for name in truths},
         log_likelihood=(block.log_likelihood_truth, block.log_likelihood) if scored else None,  # type: ignore[arg-type]
@@ -112,6 +131,8 @@ def calibrate(
         alpha=alpha,
         seed=seed + 2,
         dropped=int((~kept).sum()),
+        failed=len(failures),
+        reason=failures[0] if failures else "",
     )
 
 
@@ -125,7 +146,7 @@ def _amortised(
 ) -> list[Block]:
     total, size = count(data), max(1, scoring.chunk // scoring.draws)
     blocks = []
-    with seeded(seed), tqdm(total=total, desc="calibrate", unit="data set", disable=not progress) as bar:
+    with seeded(seed), unchecked(), tqdm(total=total, desc="calibrate", unit="data set", disable=not progress) as bar:
         for start in range(0, total, size):
             part = slice(start, min(start + size, total))
             known = None if truths is None else rows_of(truths, part)
@@ -142,7 +163,7 @@ def _refitted(
     truths: Mapping[str, Tensor] | None,
     seed: int,
     progress: bool,
-) -> list[Block]:
+) -> list[Block | Failed]:
     def task(index: int) -> tuple[Any, ...]:
         row = slice(index, index + 1)
         known = None if truths is None else rows_of(truths, row)
@@ -150,16 +171,35 @@ def _refitted(
 
     total = count(data)
     with tqdm(total=total, desc="calibrate", unit="fit", disable=not progress) as bar:
-        if executor is None:
-            blocks = []
+        found: list[Block | Failed] = []
+        futures = []
+        try:
+            if executor is not None:
+                futures = [submit(executor, refitted_block, *task(index)) for index in range(total)]
+                for future in futures:
+                    future.add_done_callback(lambda _: bar.update())
             for index in range(total):
-                blocks.append(refitted_block(*task(index)))
-                bar.update()
-            return blocks
-        futures = [submit(executor, refitted_block, *task(index)) for index in range(total)]
-        for future in futures:
-            future.add_done_callback(lambda _: bar.update())
-        return [result(future) for future in futures]
+                found.append(result(futures[index]) if futures else refitted_block(*task(index)))
+                _check_failures(found, total)
+                bar.update(not futures)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return found
+
+
+def _check_failures(found: list[Block | Failed], total: int) -> None:
+    """Refuse a way of fitting that fails in the first fits, or in half of all.
+
+    Raises:
+        ValueError: it does.
+    """
+    failures = [outcome for outcome in found if isinstance(outcome, Failed)]
+    if 2 * len(failures) >= total or (len(found) == len(failures) == FIRST):
+        told = f"{len(failures)} failures in {len(found)} fits of {total}"
+        reason = failures[0].reason
+        raise ValueError(f"fit: got {told}, expected fewer than half of all to fail ({reason})") from failures[0].error
 
 
 def _data(model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None) -> tuple[dict[str, Any], Tensor]:

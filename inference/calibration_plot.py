@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..guides.require import shown as told
 from .importance import USABLE
 from .sbc import ecdf
 
 if TYPE_CHECKING:
-    from .calibration import Calibration
+    from .verdict import Calibration
 
 DENSITIES = ("log_likelihood", "log_joint", "log_q", "tarp")
 
@@ -26,6 +27,8 @@ def plot_calibration(check: Calibration, path: str | Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    if not isinstance(path, str | Path):
+        raise TypeError(f"path: got {told(path)}, expected a path that ends in .png")
     target = Path(path)
     if target.suffix.lower() != ".png":
         raise ValueError(f"path: got '{target.name}', expected a name that ends in .png")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..guides.require import whole
+from ..guides.require import shown, whole
 from .reconstruction import Evaluation
 
 
@@ -43,6 +43,15 @@ def principal_components(train: Tensor, test: Tensor, code: int) -> Evaluation:
 
 
 def _flat(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
+    for name, value in (("train", train), ("test", test)):
+        if (
+            not isinstance(value, Tensor)
+            or value.is_complex()
+            or value.is_meta
+            or value.ndim < 2
+            or not bool(torch.isfinite(value).all())
+        ):
+            raise TypeError(f"{name}: got {shown(value)}, expected a tensor of finite real numbers (N, *event)")
     if train.shape[1:] != test.shape[1:] or not len(train) or not len(test):
         got = (tuple(train.shape), tuple(test.shape))
         raise ValueError(f"train, test: got shapes {got[0]} and {got[1]}, expected the same (N, *event) but for N")

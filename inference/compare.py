@@ -1,20 +1,24 @@
-"""Two sets of posterior draws held against each other: moments, Wasserstein distance, classifier test."""
+"""Two sets of posterior draws held against each other: quantiles, moments, Wasserstein distance, classifier test."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..guides.require import seed_number, shown, whole
+from .arrays import Array, numbers
+from .distances import moments, shares, unit, wasserstein
+from .labelled import paired
 from .latents import scalar_names
 
-Array = NDArray[np.float64]
+FARTHEST = 1e6  # reference sd: no feature of the classifier lies further out
+CLOSE = 0.02  # of a share of draws below a quantile
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Comparison:
         resolution: standard error of a mean error between equal distributions, in sd, for independent draws.
         draws: number of draws, their effective number where they carry weights.
         reference_draws: number of reference draws.
+        quantiles: scalar -> 0.05, 0.5, 0.95 -> share of the draws below the reference's quantile of that level, ties by
+            half; the level itself between equal distributions. It knows no unit, is the same on logarithms, and holds
+            where tails are so heavy that mean, sd and W1 say nothing.
+        log_mean_error_sd: the mean error of logarithms, for scalars of sites that are positive on both sides.
+        log_sd_ratio: their sd ratio.
     """
 
     mean_error_sd: dict[str, float]
@@ -41,6 +50,9 @@ class Comparison:
     resolution: float
     draws: float
     reference_draws: int
+    quantiles: dict[str, dict[float, float]] = field(default_factory=dict)
+    log_mean_error_sd: dict[str, float] = field(default_factory=dict)
+    log_sd_ratio: dict[str, float] = field(default_factory=dict)
 
     @property
     def worst_mean_error(self) -> float:
@@ -48,18 +60,40 @@ class Comparison:
         return max(abs(error) for error in self.mean_error_sd.values())
 
     @property
+    def worst_quantile_error(self) -> float:
+        """Largest difference between a level and the share of draws below the reference's quantile of that level."""
+        return max(map(self._quantile_error, self.quantiles), default=math.nan)
+
+    @property
+    def heavy(self) -> list[str]:
+        """Scalars whose moments differ while their quantiles agree: their tails are too heavy for moments of draws."""
+        return [
+            name
+            for name, ratio in self.sd_ratio.items()
+            if self._quantile_error(name) <= max(CLOSE, 2 * self.resolution)
+            and not (0.8 <= ratio <= 1.25 and abs(self.mean_error_sd[name]) <= 0.2)
+        ]
+
+    @property
     def summary(self) -> str:
         """The comparison in one line."""
         low, high = min(self.sd_ratio.values()), max(self.sd_ratio.values())
         joint = "" if self.c2st is None else f"C2ST {self.c2st:.3f}, "
+        heavy = self.heavy
+        more = f" and {len(heavy) - 1} more" if len(heavy) > 1 else ""
+        tails = f"; the tails of {heavy[0]}{more} are too heavy for moments: go by quantiles" if heavy else ""
         return (
-            f"{joint}sd ratios {low:.2f} to {high:.2f}, means within {self.worst_mean_error:.2f} sd, "
-            f"W1 within {max(self.w1_sd.values()):.2f} sd"
+            f"{joint}quantile levels within {self.worst_quantile_error:.3f}, sd ratios {low:.2f} to {high:.2f}, "
+            f"means within {self.worst_mean_error:.2f} sd, W1 within {max(self.w1_sd.values()):.2f} sd{tails}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain numbers, ready for JSON."""
-        return {**vars(self), "summary": self.summary}
+        levels = {name: {str(level): share for level, share in found.items()} for name, found in self.quantiles.items()}
+        return {**vars(self), "quantiles": levels, "summary": self.summary}
+
+    def _quantile_error(self, name: str) -> float:
+        return max((abs(share - level) for level, share in self.quantiles.get(name, {}).items()), default=math.nan)
 
 
 def compare(
@@ -74,8 +108,10 @@ def compare(
 ) -> Comparison:
     """Hold posterior draws against reference draws.
 
+    Labelled draws are matched by the names of their dimensions and by their coordinates, others by position.
+
     Args:
-        draws: an ArviZ DataTree (its posterior), anything with a ``draws`` mapping of (chain, draw, ...)
+        draws: an ArviZ DataTree (its posterior) or Dataset, anything with a ``draws`` mapping of (chain, draw, ...)
             arrays such as ``Reference``, or a mapping site -> (S, *site shape). Sites that only one side has
             are left out.
         reference: the same; its sd is the unit.
@@ -87,43 +123,41 @@ def compare(
         seed: seed of its folds and initial weights.
 
     Raises:
-        ValueError: no common site, shapes that differ, fewer than 10 draws, or weights that do not fit.
+        TypeError: something else than real numbers.
+        ValueError: no common site, shapes or labels that differ, fewer than 10 draws, or weights that do not fit.
     """
     whole("limit", limit, 10)
     seed_number(seed)
-    left, right = _draws(draws, "draws"), _draws(reference, "reference")
-    names = [name for name in right if name in left]
-    if not names:
-        raise ValueError(
-            f"draws: got sites {shown(sorted(left))}, expected some of the reference's, {shown(sorted(right))}"
-        )
-    for name in names:
-        if left[name].shape[1:] != right[name].shape[1:]:
-            got, expected = left[name].shape[1:], right[name].shape[1:]
-            raise ValueError(f"draws['{name}']: got site shape {got}, expected that of the reference, {expected}")
+    left, right = paired(draws, reference)
+    names = list(right)
     unknown = [name for name in _site_names(positive) if name not in names]
     if unknown:
         raise ValueError(f"positive: got '{unknown[0]}', expected some of the sites {shown(names)}")
     labels = scalar_names({name: right[name].shape[1:] for name in names})
-    a, b = _matrix(left, names, ()), _matrix(right, names, ())
+    a, b = _matrix(left, names, (), "draws"), _matrix(right, names, (), "reference")
     w = _weights(weights, len(a))
-    mean, spread = b.mean(0), b.std(0, ddof=1)
-    spread = np.where(spread > 0, spread, 1.0)
-    mean_a = w @ a
     effective = 1 / float(np.sum(w**2))
-    sd_a = np.sqrt(w @ (a - mean_a) ** 2 * effective / max(effective - 1, 1e-12))
+    error, ratio = moments(a, b, w)
+    rates = [name for name in names if (left[name] > 0).all() and (right[name] > 0).all()]
+    log_labels = scalar_names({name: right[name].shape[1:] for name in rates})
+    column = [labels.index(label) for label in log_labels]
+    log_error, log_ratio = moments(np.log(a[:, column]), np.log(b[:, column]), w)
     score = None
     if classify:
-        score = c2st(_matrix(left, names, positive), _matrix(right, names, positive), weights, limit=limit, seed=seed)
+        seen = _matrix(left, names, positive, "draws"), _matrix(right, names, positive, "reference")
+        score = c2st(*seen, weights, limit=limit, seed=seed)
     return Comparison(
-        mean_error_sd=_named(labels, (mean_a - mean) / spread),
-        sd_ratio=_named(labels, sd_a / spread),
-        w1_sd=_named(labels, [_w1(a[:, k], b[:, k], w) / spread[k] for k in range(len(labels))]),
+        mean_error_sd=_named(labels, error),
+        sd_ratio=_named(labels, ratio),
+        w1_sd=_named(labels, [wasserstein(a[:, k], b[:, k], w) for k in range(len(labels))]),
         c2st=score,
         c2st_error=None if score is None else 0.5 / math.sqrt(2 * min(limit, effective, len(b))),
         resolution=math.sqrt(1 / effective + 1 / len(b)),
         draws=effective,
         reference_draws=len(b),
+        quantiles={label: shares(a[:, k], b[:, k], w) for k, label in enumerate(labels)},
+        log_mean_error_sd=_named(log_labels, log_error),
+        log_sd_ratio=_named(log_labels, log_ratio),
     )
 
 
@@ -160,8 +194,10 @@ def c2st(
     from sklearn.model_selection import StratifiedKFold
     from sklearn.neural_network import MLPClassifier
 
-    a, b = np.asarray(draws, float), np.asarray(reference, float)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 10:
+    whole("limit", limit, 10)
+    seed_number(seed)
+    a, b = numbers("draws", draws, finite=True), numbers("reference", reference, finite=True)
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 10 or not a.shape[1]:
         raise ValueError(
             f"draws, reference: got shapes {a.shape} and {b.shape}, expected (S, d) and (R, d), S, R >= 10"
         )
@@ -177,15 +213,17 @@ def c2st(
         if size < 10:
             raise ValueError(f"weights: got {size} draws with a weight, expected at least 10")
     b_part = b[rng.choice(len(b), size, replace=False)]
-    scale = b.std(0)
-    features = (np.concatenate([a[chosen], b_part]) - b.mean(0)) / np.where(scale > 0, scale, 1.0)
+    ruler = unit(b)
+    scale = (b / ruler).std(0)
+    features = (np.concatenate([a[chosen], b_part]) / ruler - (b / ruler).mean(0)) / np.where(scale > 0, scale, 1.0)
+    features = np.clip(features, -FARTHEST, FARTHEST)
     labels = np.repeat([0, 1], size)
     importance = np.ones(2 * size)
     importance[:size] = part / part.sum() * size
     hidden = min(max(10 * a.shape[1], 64), 640)
     right = 0.0
-    for train, test in StratifiedKFold(5, shuffle=True, random_state=seed).split(features, labels):
-        network = MLPClassifier((hidden, hidden), max_iter=200, early_stopping=True, random_state=seed)
+    for train, test in StratifiedKFold(5, shuffle=True, random_state=seed % 2**32).split(features, labels):
+        network = MLPClassifier((hidden, hidden), max_iter=200, early_stopping=True, random_state=seed % 2**32)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             options = {} if weights is None else {"sample_weight": importance[train]}
@@ -200,35 +238,7 @@ def _site_names(positive: Any) -> Sequence[str]:
     return positive
 
 
-def _draws(source: Any, argument: str) -> dict[str, Array]:
-    """Return site -> (S, *site shape) of whatever holds draws."""
-    if hasattr(source, "children"):
-        group = source["posterior"] if "posterior" in source.children else source
-        source = {str(name): group[name].values for name in group.data_vars}
-        return {name: np.asarray(value, float).reshape(-1, *value.shape[2:]) for name, value in source.items()}
-    held = getattr(source, "draws", None)
-    if isinstance(held, Mapping):
-        return {name: np.asarray(value, float).reshape(-1, *value.shape[2:]) for name, value in held.items()}
-    if not isinstance(source, Mapping):
-        raise TypeError(f"{argument}: got {shown(source)}, expected a DataTree, a Reference or a mapping of arrays")
-    arrays = {name: _array(value, f"{argument}['{name}']") for name, value in source.items()}
-    sizes = {name: len(value) if value.ndim else 0 for name, value in arrays.items()}
-    if len(set(sizes.values())) > 1 or 0 in sizes.values():
-        raise ValueError(f"{argument}: got {shown(sizes)} draws, expected as many of each site, and at least one")
-    return arrays
-
-
-def _array(value: Any, argument: str) -> Array:
-    detached = value.detach().cpu() if hasattr(value, "detach") else value
-    try:
-        if np.iscomplexobj(detached):
-            raise TypeError
-        return np.asarray(detached, float)
-    except (TypeError, ValueError):
-        raise TypeError(f"{argument}: got {shown(value)}, expected an array of real numbers") from None
-
-
-def _matrix(values: Mapping[str, Array], names: Sequence[str], positive: Sequence[str]) -> Array:
+def _matrix(values: Mapping[str, Array], names: Sequence[str], positive: Sequence[str], argument: str) -> Array:
     columns = []
     for name in names:
         value = values[name].reshape(len(values[name]), -1)
@@ -239,23 +249,19 @@ def _matrix(values: Mapping[str, Array], names: Sequence[str], positive: Sequenc
         columns.append(value)
     matrix = np.concatenate(columns, 1)
     if len(matrix) < 10 or not np.isfinite(matrix).all():
-        raise ValueError(f"draws: got {len(matrix)} draws, finite or not, expected at least 10 finite ones")
+        raise ValueError(f"{argument}: got {len(matrix)} draws, finite or not, expected at least 10 finite ones")
+    if not matrix.shape[1]:
+        raise ValueError(f"{argument}: got sites {shown(list(names))} without an entry, expected some scalars")
     return matrix
 
 
 def _weights(weights: ArrayLike | None, count: int) -> Array:
     if weights is None:
         return np.full(count, 1 / count)
-    found = _array(weights, "weights")
+    found = numbers("weights", weights)
     if found.shape != (count,) or not np.isfinite(found).all() or (found < 0).any() or found.sum() <= 0:
         raise ValueError(f"weights: got shape {found.shape}, expected ({count},) finite, not negative, not all zero")
     return found / found.sum()
-
-
-def _w1(a: Array, b: Array, weights: Array) -> float:
-    from scipy.stats import wasserstein_distance
-
-    return float(wasserstein_distance(a, b, weights))
 
 
 def _thinned(weights: Array, size: int, rng: np.random.Generator) -> tuple[NDArray[np.intp], Array]:

@@ -10,9 +10,11 @@ import numpy as np
 from pyro import poutine
 
 from ..guides.sites import Data, observed_sites, prototype
-from .importance import USABLE, smoothed
+from .importance import FEWEST, USABLE, smoothed
 from .posterior import pointwise, posterior
+from .reference import limited
 from .sbc import Array, uniformity
+from .warn import warn_of_weights
 
 TRIES = 100
 
@@ -22,10 +24,10 @@ class DataChecks:
     """Predictive ranks of the seen entries of each observed site.
 
     Attributes:
-        predictive_pit: site -> P(y_rep < y_i | y), (n,). It uses the data twice: too central, so a small
+        predictive_pit: site -> P(y_rep < y_i | y) + U P(y_rep = y_i | y), (n,). It uses the data twice: too central, so a small
             p-value is strong evidence against the model and a large one is weak evidence for it.
         predictive_pvalue: site -> p-value of its uniformity.
-        loo_pit: site -> P(y_rep < y_i | y without y_i), (n,); uniform if model and posterior are right.
+        loo_pit: site -> the same given y without y_i, (n,); uniform if model and posterior are right.
         loo_pvalue: site -> p-value of its uniformity.
         loo_k_hat: site -> Pareto k-hat of each left-out entry, (n,); ranks with k-hat above 0.7 are not to
             be trusted.
@@ -54,11 +56,11 @@ def data_checks(
 ) -> DataChecks:
     """Rank each datum among its predictions, given all data and given the others.
 
-        w_s ~ p(z_s, y) / (q(z_s | y) p(y_i | z_s)),   LOO-PIT_i = sum_s w_s 1[y_rep,s,i < y_i]
+        w_s ~ p(z_s, y) / (q(z_s | y) p(y_i | z_s)),   LOO-PIT_i = sum_s w_s (1[y_rep,s,i < y_i] + U_i 1[y_rep,s,i = y_i])
 
-    with Pareto-smoothed weights, which correct the guide as well as leave y_i out. Entries that a mask hides
-    are skipped; an observed site whose entries are dependent (a multivariate normal) is skipped, for it has
-    no entries to leave out.
+    with U_i ~ U(0, 1), so that the ranks of counts are uniform as well, and Pareto-smoothed weights, which correct the guide as
+    well as leave y_i out. Entries that a mask hides are skipped; an observed site whose entries are dependent (a multivariate
+    normal) is skipped, for it has no entries to leave out.
 
     Args:
         model: a Pyro model of one data set.
@@ -67,12 +69,16 @@ def data_checks(
         draws: number of draws.
         seed: seed of draws and jitter.
 
+    Warns:
+        TrustWarning: k-hat of the guide's weights is not below 0.7.
+
     Raises:
         ValueError: fewer than 25 draws, no observed site with independent entries, or a model without a solution.
 
     Source: Gabry et al., arXiv:1709.01449; Vehtari, Gelman, Gabry, arXiv:1507.04544; Magnusson et al.,
         arXiv:1904.10679.
     """
+    limited("draws", draws, FEWEST)
     found = posterior(model, guide, data, draws=draws, seed=seed, prior=False)
     rng = np.random.default_rng(seed)
     log_p, log_q = (found[f"sample_stats/{name}"].to_numpy()[0] for name in ("log_p", "log_q"))
@@ -88,21 +94,23 @@ def data_checks(
         actual = value.detach().double().numpy().reshape(-1)[seen]
         predicted = found[f"posterior_predictive/{name}"].to_numpy()[0].reshape(draws, -1)[:, seen]
         log_likelihood = found[f"log_likelihood/{name}"].to_numpy()[0].reshape(draws, -1)[:, seen]
-        below = (predicted < actual) + 0.5 * (predicted == actual)
+        below, ties, u = predicted < actual, predicted == actual, rng.uniform(size=len(actual))
         solved = np.isfinite(log_likelihood)  # a draw without a solution predicts nothing and weighs nothing
-        pits[name] = _inside((below.sum(0) + rng.uniform(size=len(actual))) / (solved.sum(0) + 1), draws)
+        pits[name] = _inside((below.sum(0) + u * (ties.sum(0) + 1)) / (solved.sum(0) + 1), draws)
         left_out = np.where(solved, log_p[:, None] - np.where(solved, log_likelihood, 0.0), -np.inf)
         log_weights, k_hats[name] = smoothed(left_out, np.broadcast_to(log_q[:, None], below.shape))
-        loo[name] = _inside((np.exp(log_weights) * below).sum(0), draws)
+        loo[name] = _inside((np.exp(log_weights) * (below + u * ties)).sum(0), draws)
     if not pits:
         raise ValueError("model: got no observed site with independent entries, expected one with y_i ~ p(y_i | z)")
+    shape = float(smoothed(log_p, log_q)[1])
+    warn_of_weights(shape, "guide")
     return DataChecks(
         predictive_pit=pits,
         predictive_pvalue={name: uniformity(values) for name, values in pits.items()},
         loo_pit=loo,
         loo_pvalue={name: uniformity(values) for name, values in loo.items()},
         loo_k_hat=k_hats,
-        k_hat=float(smoothed(log_p, log_q)[1]),
+        k_hat=shape,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..guides.require import seed_number, whole
+from ..guides.require import seed_number, shown
+from .arrays import as_given
+from .reference import limited
+from .warn import warn_of_weights
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 FEWEST = 25  # draws with a density, from which a tail can be fitted
 USABLE = 0.7  # k-hat from which on weights cannot be trusted
 _EQUAL = 1e-6  # log weights closer than this are equal but for rounding
+_ROUNDINGS = 8  # so many roundings of a log density may stand between equal weights
 _NOTHING = -600.0  # a log weight of nothing; where exponentials underflow the fit says 0.1 of any weights
 _ROW = "_physzoo_row"
 RESAMPLED = "effective_draws"  # attribute of what is resampled
@@ -28,36 +31,48 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
         w_s ~ p(z_s, y) / q(z_s | y);   k-hat: shape of the Pareto law fitted to the largest weights
 
     k-hat < 0.5 good, < 0.7 usable, above: the weights are dominated by a few draws. Where the largest weights are equal (the
-    guide is the posterior) k-hat is 0 by convention. Draws whose log p is -inf or NaN have weight 0 and leave the tail alone;
-    a column with fewer than 25 others, or with an infinite density, has infinite k-hat.
+    guide is the posterior) but for the rounding of the densities in the precision that they come in, k-hat is 0 by convention.
+    k-hat tells of the weights alone: moments of a posterior with heavy tails may be far off at any k-hat. Draws whose log p is
+    -inf or NaN have weight 0 and leave the tail alone; a column with fewer than 25 others, or with an infinite density, has infinite k-hat.
 
     Args:
-        log_p: joint log density at the draws, (S, ...).
+        log_p: joint log density at the draws, (S, ...); in float32 if it was computed so.
         log_q: guide log density at the draws, (S, ...).
 
     Returns:
         log weights (S, ...), summing to one over the first dimension, and k-hat (...).
 
     Raises:
+        TypeError: they hold something else than real numbers.
         ValueError: the shapes differ, or there are fewer than 25 draws.
 
     Source: Vehtari et al., arXiv:1507.02646; Yao et al., arXiv:1802.02538.
     """
-    target, proposal = np.asarray(log_p, float), np.asarray(log_q, float)
+    given = as_given("log_p", log_p), as_given("log_q", log_q)
+    target, proposal = (part.astype(float) for part in given)
     if target.shape != proposal.shape or target.ndim < 1 or len(target) < FEWEST:
         raise ValueError(
             f"log_p, log_q: got shapes {target.shape} and {proposal.shape}, expected equal (S, ...), S >= {FEWEST}"
         )
-    ratio = np.nan_to_num(target - proposal, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    with np.errstate(invalid="ignore"):
+        ratio = np.nan_to_num(target - proposal, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    noise = (_rounding(given[0]) + _rounding(given[1])).reshape(-1)
     columns = ratio.reshape(len(ratio), -1)
     log_weights, shape = np.full_like(columns, -np.log(len(ratio))), np.full(columns.shape[1], np.inf)
     for index, column in enumerate(columns.T):
         if np.isfinite(column.max()):
-            log_weights[:, index], shape[index] = _of_one(column - column.max())
+            log_weights[:, index], shape[index] = _of_one(column - column.max(), max(_EQUAL, float(noise[index])))
     return log_weights.reshape(ratio.shape), shape.reshape(ratio.shape[1:])
 
 
-def _of_one(column: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+def _rounding(log_density: NDArray[Any]) -> NDArray[np.float64]:
+    """Return by how much equal log densities (S, ...) may differ in each column, (...), in the precision that they have."""
+    kind = log_density.dtype if log_density.dtype.kind == "f" else np.dtype(float)
+    finite = np.where(np.isfinite(log_density), np.abs(log_density), 0.0)
+    return _ROUNDINGS * float(np.finfo(kind).eps) * np.asarray(finite.max(0), float)
+
+
+def _of_one(column: NDArray[np.float64], equal: float) -> tuple[NDArray[np.float64], float]:
     """Normalised log weights and k-hat of log ratios (S,), the largest of them 0; a rejected draw (-inf) weighs nothing."""
     from arviz_stats.base.array import array_stats
 
@@ -66,7 +81,7 @@ def _of_one(column: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     ordered, tail = np.sort(ratio), _tail(len(ratio))
     if len(ratio) < FEWEST:
         shape = np.inf
-    elif ordered[0] < -_EQUAL and ordered[-tail] < -_EQUAL:  # else the largest are equal: there is no tail to fit
+    elif ordered[0] < -equal and ordered[-tail] < -equal:  # else the largest are equal: there is no tail to fit
         with np.errstate(over="ignore"):  # psislw expects log-likelihoods and turns the sign of what it gets
             ratio, shape = array_stats.psislw(-ratio)
     log_weights = np.full(len(column), -np.inf)
@@ -94,25 +109,33 @@ def weights_of(tree: DataTree) -> tuple[NDArray[np.float64], float]:
 
     Raises:
         TypeError, ValueError: ``tree`` has no log_p and log_q of its draws, or fewer than 25; it is resampled already.
+
+    Warns:
+        TrustWarning: k-hat is not below 0.7: the weights cannot be trusted.
     """
-    ratio = _log_ratio(tree)
-    log_weights, shape = smoothed(ratio, np.zeros_like(ratio))
+    log_weights, shape = smoothed(*_densities(tree))
+    warn_of_weights(float(shape), "tree")
     return np.exp(log_weights), float(shape)
 
 
-def _log_ratio(tree: DataTree) -> NDArray[np.float64]:
-    """log p(z, y) - log q(z | y) of a posterior's draws, (S,)."""
-    stats = getattr(tree, "children", {}).get("sample_stats", {})
+def _densities(tree: DataTree) -> tuple[NDArray[Any], NDArray[Any]]:
+    """log p(z, y) and log q(z | y) of a posterior's draws, each (S,)."""
+    from xarray import DataTree
+
+    if not isinstance(tree, DataTree):
+        raise TypeError(f"tree: got {shown(tree)}, expected what posterior returns")
+    stats = tree.children.get("sample_stats", {})
     if any(set(getattr(stats.get(name), "dims", ())) != {"chain", "draw"} for name in ("log_p", "log_q")):
         got = f"{type(tree).__name__} without log_p and log_q of every chain and draw in sample_stats"
         raise TypeError(f"tree: got {got}, expected what posterior returns")
     if RESAMPLED in tree.attrs:
         raise ValueError("tree: got draws that are resampled already, expected those of a guide")
-    log_p, log_q = (stats[name].transpose("chain", "draw").values.ravel() for name in ("log_p", "log_q"))
+    log_p, log_q = (
+        as_given(name, stats[name].transpose("chain", "draw").values.ravel()) for name in ("log_p", "log_q")
+    )
     if len(log_p) < FEWEST:
         raise ValueError(f"tree: got {len(log_p)} draws, expected at least {FEWEST}")
-    with np.errstate(invalid="ignore"):
-        return log_p - log_q
+    return log_p, log_q
 
 
 def importance_resample(tree: DataTree, draws: int | None = None, *, seed: int = 0) -> DataTree:
@@ -144,23 +167,24 @@ def importance_resample(tree: DataTree, draws: int | None = None, *, seed: int =
             resampled already; no draw has a density.
 
     Warns:
-        UserWarning: k-hat is not below 0.7: the weights cannot be trusted.
+        TrustWarning: k-hat is not below 0.7: the weights cannot be trusted.
 
     Source: Vehtari et al., arXiv:1507.02646; stratified resampling: Kitagawa, J. Comput. Graph. Stat. 5 (1996) 1.
     """
     seed_number(seed)
     if draws is not None:
-        whole("draws", draws, 1)
-    ratio = _log_ratio(tree)
+        limited("draws", draws, 1)
+    log_p, log_q = _densities(tree)
+    with np.errstate(invalid="ignore"):
+        ratio = log_p.astype(float) - log_q
     if np.isposinf(ratio).any():
         raise ValueError("tree: got a draw with an infinite weight, expected log_p and log_q that are finite")
     if not np.isfinite(ratio).any():
         raise ValueError("tree: got no draw with a finite density, expected some")
-    weights, shape = weights_of(tree)
+    log_weights, shape = smoothed(log_p, log_q)
+    weights, shape = np.exp(log_weights), float(shape)
     effective = 1 / float(np.square(weights).sum())
-    if not shape < USABLE:
-        text = f"tree: got k-hat {shape:.2f}, expected below {USABLE}: these weights cannot be trusted"
-        warnings.warn(text, stacklevel=2)
+    warn_of_weights(shape, "tree")
     count = max(1, int(effective + _EQUAL)) if draws is None else draws
     rows = _stratified(weights, count, np.random.default_rng(seed))
     sizes = dict(tree["sample_stats"].sizes)

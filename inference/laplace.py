@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..guides.require import named, real, seed_number, whole
-from ..guides.sites import Data, seeded, simulate
+from ..guides.require import real, seed_number
+from ..guides.sites import Data, seeded, simulate, unchecked
 from ..guides.unconstrained import Whitening
+from .arrays import no_density
 from .ascent import ascend
 from .latents import Latents
-from .precision import in_double
+from .precision import in_double, workable
+from .reference import limited
+from .scale import spread
 
 SAME = 0.2  # sd between two ends of climbs of the same mode
+STEP, STEP_SINGLE = 1e-3, 3e-2  # of differences of gradients, in sd given the other unknowns; of densities in float32
+ROUNDING = 1e4 * torch.finfo(torch.float64).eps  # least step relative to the unknown itself, whose digits end
+MOST = 10**6  # of what is asked for
 
 
 def laplace(
@@ -33,9 +40,10 @@ def laplace(
         u* = argmax log p(T(u), y) + log|det T'(u)|,   L L' = (-Hessian at u*)^-1
 
     The best of ``candidates`` prior draws climb together by Adam, so that several modes compete; the highest start L-BFGS runs,
-    and the best end point counts. The Hessian is taken by central
-    differences of gradients, all of them in one batched evaluation, so that operators which can be differentiated once
-    suffice. Directions in which the density does not fall get the prior's variance.
+    and the best end point counts. The Hessian is taken by central differences of gradients, all of them in one batched
+    evaluation, so that operators which can be differentiated once suffice; their steps are measured by the prior's spread, then
+    by the sd that they find, so that the answer is the same in any unit. Directions in which the density does not fall get the
+    prior's variance.
 
     Args:
         model: a Pyro model.
@@ -44,7 +52,7 @@ def laplace(
         climbers: number of draws that climb first.
         candidates: prior draws to choose their starts from.
         seed: seed of these draws, another than that of data that ``simulate`` made.
-        floor: smallest accepted curvature relative to the largest.
+        floor: smallest accepted curvature relative to the largest, each unknown in units of its sd given the others.
 
     Returns:
         The whitening map u = u* + L w, float64.
@@ -53,8 +61,8 @@ def laplace(
         ValueError: no prior draw has a finite density.
     """
     real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
-    log_density, tops, _, variance = _tops(model, data, starts, climbers, candidates, seed)
-    return Whitening(tops[0], _inverse_root(_negative_hessian(log_density, tops[0]), variance, floor))
+    around = _tops(model, data, starts, climbers, candidates, seed)
+    return Whitening(around.tops[0], around.root(around.tops[0], floor))
 
 
 def laplace_mixture(
@@ -85,16 +93,16 @@ def laplace_mixture(
         ValueError: no prior draw has a finite density.
     """
     real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
-    log_density, tops, heights, variance = _tops(model, data, starts, starts, candidates, seed)
-    at = tops.clone().requires_grad_()
-    (slopes,) = torch.autograd.grad(log_density(at).sum(), at)
+    around = _tops(model, data, starts, starts, candidates, seed)
+    at = around.tops.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(around.log_density(at).sum(), at)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for top, height, slope in zip(tops, heights, slopes, strict=True):
+    for top, height, slope in zip(around.tops, around.heights, slopes, strict=True):
         if any(
             torch.linalg.solve_triangular(tril, (top - u)[:, None], upper=False).norm() < SAME for u, tril, _ in found
         ):
             continue
-        tril = _inverse_root(_negative_hessian(log_density, top), variance, floor)
+        tril = around.root(top, floor)
         if not found or (tril.T @ slope).norm() < SAME:  # a climb that was cut off ends at no mode
             found.append((top, tril, height + tril.diagonal().log().sum()))
     modes, roots, evidence = (torch.stack(part) for part in zip(*found, strict=True))
@@ -105,43 +113,72 @@ def laplace_mixture(
     return Whitening(mean, torch.linalg.cholesky(covariance))
 
 
-def _tops(
-    model: Callable[..., Any], data: Data, starts: int, climbers: int, candidates: int, seed: int
-) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor, Tensor]:
-    """Return the log density in unconstrained space, where climbs to its tops end, its values there, and the prior's variance."""
-    whole("starts", starts, 1)
-    whole("climbers", climbers, 1)
-    whole("candidates", candidates, 2)
+@dataclass(frozen=True)
+class _Around:
+    """The log density in unconstrained space, where climbs end, its values there; the prior's spread; the step in sd."""
+
+    log_density: Callable[[Tensor], Tensor]
+    tops: Tensor
+    heights: Tensor
+    scale: Tensor
+    step: float
+
+    def root(self, mode: Tensor, floor: float) -> Tensor:
+        """Return L, L L' the inverse of the negative Hessian at a mode, (d, d)."""
+        unit, rounding = self.scale, ROUNDING * mode.abs()
+        for _ in range(8):  # until a step is a small part of the sd that it finds
+            precision = self._negative_hessian(mode, torch.maximum(self.step * unit, rounding)) * unit * unit[:, None]
+            factor = precision.diagonal().clamp_min(1.0).rsqrt()
+            unit = unit * factor
+            precision = precision * factor * factor[:, None]
+            if bool((factor > 0.3).all()):
+                break
+        return unit[:, None] * _inverse_root(precision, (self.scale / unit).square(), floor)
+
+    def _negative_hessian(self, mode: Tensor, step: Tensor) -> Tensor:
+        size, shifts = len(mode), torch.diag(step)
+        points = torch.cat([mode + shifts, mode - shifts])
+        step = (points[:size] - points[size:]).diagonal()  # as rounding left it
+        points.requires_grad_()
+        (gradients,) = torch.autograd.grad(self.log_density(points).sum(), points)
+        hessian = (gradients[:size] - gradients[size:]) / step[:, None]
+        return -0.5 * (hessian + hessian.T)
+
+
+def _tops(model: Callable[..., Any], data: Data, starts: int, climbers: int, candidates: int, seed: int) -> _Around:
+    """Climb from prior draws to the tops of the log density."""
+    limited("starts", starts, 1, MOST)
+    limited("climbers", climbers, 1, MOST)
+    limited("candidates", candidates, 2, MOST)
     seed_number(seed)
-    named("data", data)
     model, data = in_double(model, data)
     sites = Latents(model, data)
-
-    def log_density(flat: Tensor) -> Tensor:
-        return sites.log_density(model, flat, data)
-
     with seeded(seed):
         given = {k: v for k, v in data.items() if k not in sites.observed and k != "mask"}
         draws, _ = sites.flatten(simulate(model, candidates, given, nesting=sites.nesting))
+    with unchecked():
+        kind = workable(lambda x: sites.log_density(model, x, data), draws[:2], torch.float64)
+
+    def log_density(flat: Tensor) -> Tensor:
+        with unchecked():
+            return sites.log_density(model, flat.to(kind), data).double()
+
     draws = draws.double()
     with torch.no_grad():
         heights = log_density(draws)
+    if not bool(torch.isfinite(heights).any()):
+        raise no_density(
+            data,
+            f"data: got data under which none of {len(draws)} prior draws has a finite density, expected a model that can produce them",
+        )
     tops, depths = ascend(log_density, draws, heights, climbers, starts)
-    return log_density, tops, -depths, draws[torch.isfinite(heights)].var(0)
-
-
-def _negative_hessian(log_density: Callable[[Tensor], Tensor], mode: Tensor, step: float = 1e-4) -> Tensor:
-    size = len(mode)
-    shifts = step * torch.eye(size, dtype=torch.float64)
-    points = torch.cat([mode + shifts, mode - shifts]).requires_grad_()
-    (gradients,) = torch.autograd.grad(log_density(points).sum(), points)
-    hessian = (gradients[:size] - gradients[size:]) / (2 * step)
-    return -0.5 * (hessian + hessian.T)
+    return _Around(log_density, tops, -depths, spread(draws), STEP if kind == torch.float64 else STEP_SINGLE)
 
 
 def _inverse_root(precision: Tensor, prior_variance: Tensor, floor: float) -> Tensor:
+    """Cholesky factor of the inverse of a matrix whose diagonal is near 1, or below where the density hardly falls."""
     curvature, directions = torch.linalg.eigh(precision)
-    flat = curvature <= floor * curvature.max().clamp_min(1e-12)
+    flat = curvature <= floor * curvature.max().clamp_min(floor)
     prior = (directions.square() * prior_variance.unsqueeze(-1)).sum(0)
     variance = torch.where(flat, prior, 1 / torch.where(flat, torch.ones_like(curvature), curvature))
     return torch.linalg.cholesky((directions * variance) @ directions.T)

@@ -13,12 +13,15 @@ from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 
 from ..guides.nodes import nodes
-from ..guides.require import named, real, seed_number, whole
-from ..guides.sites import Data, observed_sites, outer_plates
+from ..guides.require import named, real, seed_number
+from ..guides.sites import Data, observed_sites, outer_plates, unchecked
+from .arrays import no_density
 from .ascent import ascend
 from .densities import site_log_probs, total
+from .laplace import MOST
 from .latents import Latents
-from .precision import in_double
+from .precision import in_double, workable
+from .reference import limited
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def mean_length(size: int) -> float:
     Raises:
         ValueError: fewer than one dimension.
     """
-    whole("size", size, 1)
+    limited("size", size, 1, 2**53)
     return math.sqrt(2.0) * math.exp(math.lgamma((size + 1) / 2) - math.lgamma(size / 2))
 
 
@@ -80,10 +83,11 @@ def point_estimate(
 
     Source: Lopez-Alvis, Laloy, Nguyen, Hermans, arXiv:2008.12056.
     """
-    if beta != 0:
+    if not isinstance(beta, int | float) or beta != 0:
         real("beta", beta, 0.0, expected="a number of at least 0")
+    beta = float(beta)
     for name, number, least in (("starts", starts, 1), ("climbers", climbers, 1), ("candidates", candidates, 2)):
-        whole(name, number, least)
+        limited(name, number, least, MOST)
     seed_number(seed)
     named("data", data)
     model, data = in_double(model, data)
@@ -91,16 +95,24 @@ def point_estimate(
     mu = mean_length(latents.size)
     draws = latents.prior(model, data, candidates, seed).double()
 
+    with unchecked():
+        kind = workable(
+            lambda w: latents.log_density(model, w, data), latents.prior(model, data, 2, seed), torch.float64
+        )
+
     def parts(w: Tensor) -> tuple[Tensor, Tensor]:
-        return _misfit(model, latents, w, data), beta * (w.square().sum(-1).sqrt() - mu).square()
+        return _misfit(model, latents, w.to(kind), data).double(), beta * (w.square().sum(-1).sqrt() - mu).square()
 
     def height(w: Tensor) -> Tensor:
-        misfit, penalty = parts(w)
+        with unchecked():
+            misfit, penalty = parts(w)
         return -misfit - penalty
 
-    with torch.no_grad():
-        _check_prior(model, latents, draws, data)
+    with torch.no_grad(), unchecked():
+        _check_prior(model, latents, draws.to(kind), data)
         heights = height(draws)
+    if not bool(torch.isfinite(heights).any()):
+        raise no_density(data, f"data: got none of {candidates} prior draws with a finite misfit, expected some")
     points, ends = ascend(height, draws, heights, climbers, starts)
     with torch.no_grad():
         misfit, penalty = (term.item() for term in parts(points[:1]))

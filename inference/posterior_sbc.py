@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,15 +14,18 @@ from torch import Tensor, nn
 
 from ..guides import Table, UnconstrainedSites, Whitening, amortize
 from ..guides.nodes import nodes
+from ..guides.require import function, real, seed_number
 from ..guides.sites import Data, plain, plated, repeated, seeded, unchecked
 from .calibrate import calibrate
 from .calibration import Calibration
 from .data import DataSets
 from .densities import data_log_probs, draw, site_log_probs, total
 from .fit import fit
-from .importance import USABLE, smoothed
+from .importance import smoothed
 from .objectives import ELBO, Reweighted
 from .options import FitOptions
+from .reference import check_size, limited
+from .warn import warn_of_weights
 
 
 class Augmented:
@@ -100,16 +102,25 @@ def posterior_sbc(
         A ``Calibration`` whose truths are posterior draws; its contraction is the second data set's over the first's.
 
     Raises:
-        ValueError: too few of the guide's draws have weight.
+        ValueError: too few of the guide's draws have weight, or a number out of range.
+
+    Warns:
+        TrustWarning: k-hat of the guide is not below 0.7, or there are fewer than 100 data sets.
 
     Source: Saeilynoja, Schmitt, Buerkner, Vehtari, arXiv:2502.03279.
     """
+    for name, number, least in (("datasets", datasets, 2), ("draws", draws, 2), ("steps", steps, 1), ("wake", wake, 0)):
+        limited(name, number, least)
+    limited("particles", particles, 1, 10**6)
+    real("widen", widen, 0.0, expected="a positive factor")
+    widen = float(widen)
+    seed_number(seed)
+    function("guide", guide)
+    check_size(datasets=datasets, draws=draws)
     sites = UnconstrainedSites(model, data)
     pool = draw(model, guide, data, 16 * datasets, seed=seed)
-    log_w, k_hat = smoothed(pool.log_p.double().numpy(), pool.log_q.double().numpy())
-    if not float(k_hat) < USABLE:
-        text = f"guide: k-hat {float(k_hat):.2f}, expected below {USABLE}; the truths are drawn by weights that cannot be trusted"
-        warnings.warn(text, stacklevel=2)
+    log_w, k_hat = smoothed(pool.log_p, pool.log_q)
+    warn_of_weights(float(k_hat), "guide")
     with seeded(seed + 1):
         weights = torch.as_tensor(log_w).exp()
         # systematic resampling: unbiased, as draws with replacement are, and no draw comes twice unless its weight asks for it
@@ -154,10 +165,15 @@ def posterior_sbc(
 
 def _start(flat: Tensor, weights: Tensor) -> Whitening:
     """Return mean and half the covariance of weighted draws (S, d); of the draws alone where few weigh anything."""
-    tril, info = torch.linalg.cholesky_ex(flat.T.cov(aweights=weights) / 2)
+    tril, info = torch.linalg.cholesky_ex(_covariance(flat, weights) / 2)
     if int(info) or not bool(torch.isfinite(tril).all()):
-        return Whitening(flat.mean(0), torch.linalg.cholesky(flat.T.cov() / 2))
+        return Whitening(flat.mean(0), torch.linalg.cholesky(_covariance(flat, None) / 2))
     return Whitening((weights / weights.sum()) @ flat, tril)
+
+
+def _covariance(flat: Tensor, weights: Tensor | None) -> Tensor:
+    """Covariance of rows (S, d), (d, d) for one coordinate as well."""
+    return flat.T.cov(aweights=weights).reshape(flat.shape[-1], flat.shape[-1])
 
 
 def _replicate(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
 from ..guides.atomic import replacing
+from ..guides.require import named, shown, whole
+from .arrays import as_given, numbers
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
+LONGEST = 10**8  # steps, draws or particles that can be asked for
+LARGEST = 2**31  # numbers that one result may hold: 16 GiB
 STATISTICS = ("mean", "sd", "mcse_mean", "mcse_sd", "ess_bulk", "ess_tail", "r_hat")
 _FORMAT = "physzoo reference 1"
 
@@ -68,6 +72,7 @@ class Reference:
         Raises:
             ValueError: there is no batch, or the index is outside it.
         """
+        whole("index", index, -(2**63))
         if self.datasets is None or not -self.datasets <= index < self.datasets:
             raise ValueError(f"index: got {index}, expected a data set of a batch of {self.datasets}")
         return replace(
@@ -81,9 +86,10 @@ class Reference:
     def thinned(self, draws: int) -> Reference:
         """Keep ``draws`` evenly spaced draws of each chain, to be stored; the summary stays that of all
         draws."""
+        if not self.draws:
+            raise ValueError("draws: got a reference without draws, expected some to keep")
         size = next(iter(self.draws.values())).shape[1]
-        if not 1 <= draws <= size:
-            raise ValueError(f"draws: got {draws}, expected 1 to {size}")
+        whole("draws", draws, 1, size)
         kept = np.linspace(0, size - 1, draws).round().astype(int)
         return replace(
             self,
@@ -108,17 +114,26 @@ class Reference:
         """Write the reference to one .npz without pickles: to the side first, then put in place.
 
         Raises:
-            ValueError: the path does not end in .npz.
+            TypeError: draws that are no numbers, or settings that JSON does not know.
+            ValueError: the path does not end in .npz, or there are no draws.
         """
-        target = Path(path)
+        target = _path(path)
         if target.suffix != ".npz":
             raise ValueError(f"path: got '{target.name}', expected a name that ends in .npz")
+        if not self.draws:
+            raise ValueError("draws: got a reference without draws, expected some to save")
         meta = {"format": _FORMAT, "method": self.method, "datasets": self.datasets}
-        arrays = {"meta": np.array(json.dumps({**meta, "settings": self.settings}))}
-        arrays |= {f"draws/{name}": value for name, value in self.draws.items()}
-        arrays |= {f"stats/{name}": value for name, value in self.stats.items()}
+        try:
+            told = json.dumps({**meta, "settings": self.settings})
+        except (TypeError, ValueError, RecursionError):
+            raise TypeError(
+                f"settings: got {shown(self.settings)}, expected plain numbers, strings and lists"
+            ) from None
+        arrays = {"meta": np.array(told)}
+        arrays |= {f"draws/{_plain(name)}": as_given(f"draws['{name}']", v) for name, v in self.draws.items()}
+        arrays |= {f"stats/{_plain(name)}": as_given(f"stats['{name}']", v) for name, v in self.stats.items()}
         for key, found in self.summary.items():
-            arrays |= {f"summary/{key}/{name}": value for name, value in found.items()}
+            arrays |= {f"summary/{key}/{_plain(name)}": as_given(f"summary['{key}']", v) for name, v in found.items()}
         with replacing(target) as beside, beside.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return target
@@ -130,12 +145,13 @@ class Reference:
         Raises:
             ValueError: the file is not a saved reference.
         """
-        wrong = ValueError(f"path: got '{Path(path).name}', expected a file written by Reference.save")
+        path = _path(path)
+        wrong = ValueError(f"path: got '{path.name[-80:]}', expected a file written by Reference.save")
         try:
             with np.load(path, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
             meta = json.loads(str(arrays.pop("meta")))
-        except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, EOFError, AttributeError, OSError) as error:
+        except Exception as error:  # what reads archives, arrays and JSON knows many ways to fail
             raise wrong from error
         if not isinstance(meta, dict) or meta.get("format") != _FORMAT or not _complete(meta, arrays):
             raise wrong
@@ -145,20 +161,68 @@ class Reference:
             kind, name = key.split("/", 1)
             if kind == "summary":
                 statistic, site = name.split("/", 1)
-                summary.setdefault(statistic, {})[site] = value
+                summary.setdefault(statistic, {})[unquote(site)] = value
             else:
-                parts[kind][name] = value
+                parts[kind][unquote(name)] = value
         return cls(meta["method"], parts["draws"], summary, parts["stats"], meta["settings"], meta["datasets"])
+
+
+def limited(name: str, value: Any, least: int, most: int = LONGEST) -> None:
+    """Refuse what is no whole number of at least ``least``, or so large that nothing would come back.
+
+    Raises:
+        ValueError: it is not.
+    """
+    whole(name, value, least)
+    if int(value) > most:
+        told = str(value) if int(value) < 10**30 else "a number above 1e30"
+        raise ValueError(f"{name}: got {told}, expected at most {most}")
+
+
+def check_size(**sizes: int) -> None:
+    """Refuse a result that no memory holds.
+
+    Raises:
+        ValueError: the product of the sizes is above 2^31.
+    """
+    if math.prod(sizes.values()) > LARGEST:
+        told = " x ".join(f"{size} {name}" for name, size in sizes.items())
+        raise ValueError(f"{', '.join(sizes)}: got {told} numbers, expected at most {LARGEST}")
 
 
 def _complete(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> bool:
     """Whether a file holds what ``save`` writes: settings, draws of some site, and nothing under another name."""
     depths = {"draws": 1, "stats": 1, "summary": 2}
+    known = all(key.count("/") >= depths.get(key.split("/", 1)[0], len(key) + 1) for key in arrays)
+    if not known or not {"method", "settings", "datasets"} <= set(meta):
+        return False
+    sets, draws = meta["datasets"], [value for key, value in arrays.items() if key.startswith("draws/")]
+    leading = 2 if sets is None else 3
     return (
-        {"method", "settings", "datasets"} <= set(meta)
-        and any(key.startswith("draws/") for key in arrays)
-        and all(key.count("/") >= depths.get(key.split("/", 1)[0], len(key) + 1) for key in arrays)
+        isinstance(meta["method"], str)
+        and isinstance(meta["settings"], dict)
+        and (sets is None or (isinstance(sets, int) and sets > 0))
+        and all(value.dtype.kind in "biuf" for value in arrays.values())
+        and bool(draws)
+        and all(value.ndim >= leading and 0 not in value.shape[:2] for value in draws)
+        and len({value.shape[:leading] for value in draws}) == 1
+        and (sets is None or all(value.shape[2] == sets for value in draws))
     )
+
+
+def _plain(name: str) -> str:
+    """A site's name without slashes and dots, which mean something in an archive."""
+    return quote(name, safe="").replace(".", "%2E")
+
+
+def _path(path: Any) -> Path:
+    try:
+        found = Path(path)
+        if "\0" in str(found):
+            raise TypeError
+    except TypeError:
+        raise TypeError(f"path: got {shown(path)}, expected a path") from None
+    return found
 
 
 def summarise(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
@@ -171,6 +235,10 @@ def summarise(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray
         statistic -> site -> array of the shape behind (chain, draw). ArviZ splits chains, so R-hat exists for
         one chain, but says little.
 
+    Raises:
+        TypeError: something else than real numbers.
+        ValueError: no draws, or fewer than two dimensions.
+
     Source: Vehtari et al., arXiv:1903.08008.
     """
     from arviz_stats.base.array import array_stats
@@ -178,8 +246,11 @@ def summarise(draws: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray
     axes: dict[str, Any] = {"chain_axis": 0, "draw_axis": 1}
     tails = (0.05, 0.95)
     result: dict[str, dict[str, np.ndarray]] = {key: {} for key in STATISTICS}
+    named("draws", draws)
     for name, values in draws.items():
-        value = np.asarray(values, float)
+        value = numbers(f"draws['{name}']", values)
+        if value.ndim < 2 or 0 in value.shape[:2]:
+            raise ValueError(f"draws['{name}']: got shape {value.shape}, expected (chain, draw, ...)")
         result["mean"][name] = value.mean((0, 1))
         result["sd"][name] = value.std((0, 1), ddof=1)
         result["mcse_mean"][name] = np.asarray(array_stats.mcse(value, method="mean", **axes))

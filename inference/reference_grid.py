@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ..guides.require import real, seed_number, shown, whole
+from ..guides.require import real, seed_number, shown
 from ..guides.sites import Data, unchecked
+from .arrays import Array, as_given, no_density, numbers
 from .densities import proper
 from .latents import Latents, scalar_names
-from .reference import Reference, summarise
+from .precision import in_one, widest, workable
+from .reference import Reference, check_size, limited, summarise
+from .warn import warn
 
-Array = NDArray[np.float64]
+EDGE, COARSE = 0.01, 0.5  # mass in the outermost cells; sd in cells
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,16 @@ class Grid:
         return float(1 - inner.sum())
 
     @property
+    def coarse(self) -> tuple[str, ...]:
+        """Scalar latents along which the sd of the mass is less than half a cell."""
+        found = []
+        for name, mass in self._marginals().items():
+            index = np.arange(len(mass))
+            if np.sqrt(mass @ (index - mass @ index) ** 2) < COARSE:
+                found.append(name)
+        return tuple(found)
+
+    @property
     def mean(self) -> dict[str, float]:
         """Posterior mean of every scalar latent."""
         return {name: float(mass @ self.values[name]) for name, mass in self._marginals().items()}
@@ -60,6 +74,10 @@ class Grid:
 
     def reference(self, latents: Latents, draws: int = 4000, seed: int = 0) -> Reference:
         """Return independent draws, uniform within their cells, as a one-chain ``Reference``."""
+        if not isinstance(latents, Latents) or latents.size != len(self.axes):
+            raise TypeError(f"latents: got {shown(latents)}, expected those of the model, Latents.of(model, data)")
+        limited("draws", draws, 4)
+        seed_number(seed)
         rng = np.random.default_rng(seed)
         cells = np.unravel_index(
             rng.choice(self.probability.size, draws, p=self.probability.ravel()), self.probability.shape
@@ -102,44 +120,59 @@ def grid(
 
     Raises:
         ValueError: more than two coordinates, bounds that do not fit, or a density that is nowhere finite.
+
+    Warns:
+        TrustWarning: cells wider than the posterior, or a hundredth of the mass at the edge.
     """
+    model, data = in_one(model, data)
     latents = Latents.of(model, data)
     if latents.size > 2 or not latents.elementwise:
         raise ValueError(
             f"model: got {latents.size} unknowns, expected one or two scalars (no simplex, no ordered vector) for a grid"
         )
-    whole("points", points, 3)
-    whole("chunk", chunk, 1)
+    limited("points", points, 3)
+    limited("chunk", chunk, 1)
     seed_number(seed)
     real("width", width, 0.0)
+    check_size(**{f"points of axis {axis}": points for axis in range(latents.size)})
     prior = latents.prior(model, data, 4096, seed)
     if bounds is None:
         middle, spread = prior.mean(0).tolist(), prior.std(0).tolist()
         bounds = [(m - width * s, m + width * s) for m, s in zip(middle, spread, strict=True)]
-    limits = np.asarray(bounds) if isinstance(bounds, Sequence | np.ndarray) else np.zeros(0)
+    try:
+        limits = as_given("bounds", bounds)
+    except TypeError:
+        limits = np.zeros(0)
     usable = limits.shape == (latents.size, 2) and limits.dtype.kind in "iuf" and bool(np.isfinite(limits).all())
     if not usable or not bool((limits[:, 0] < limits[:, 1]).all()):
         raise ValueError(f"bounds: got {shown(bounds)}, expected {latents.size} pairs low < high")
     steps = [(high - low) / points for low, high in bounds]
-    axes = [
-        low + step * (torch.arange(points, dtype=prior.dtype) + 0.5)
-        for (low, _), step in zip(bounds, steps, strict=True)
-    ]
+    with unchecked():
+        kind = workable(
+            lambda x: latents.log_density(model, x, data), prior[:2], widest(prior, *data.values()) or prior.dtype
+        )
+    axes = [low + step * (torch.arange(points, dtype=kind) + 0.5) for (low, _), step in zip(bounds, steps, strict=True)]
     mesh = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, latents.size)
     with torch.no_grad(), unchecked():
         found = torch.cat([latents.log_density(model, part, data).double() for part in mesh.split(chunk)])
     log_density = proper(found).reshape((points,) * latents.size)
     if not torch.isfinite(log_density).any():
-        raise ValueError("model: got a density that is finite at no grid point; pass other bounds=")
+        raise no_density(
+            data, "model: got a density that is finite at no grid point, expected some; pass other bounds="
+        )
     names = scalar_names(latents.shapes)
     constrained = _columns(latents, torch.stack(axes, -1))
-    return Grid(
+    result = Grid(
         names=tuple(names),
         axes=tuple(axis.double().numpy() for axis in axes),
         values={name: column for name, column in zip(names, constrained, strict=True)},
         probability=torch.softmax(log_density.flatten(), 0).reshape(log_density.shape).numpy(),
         log_evidence=float(torch.logsumexp(log_density.flatten(), 0) + np.log(steps).sum()),
     )
+    if result.coarse or result.edge > EDGE:
+        why = f"cells wider than the posterior along {result.coarse[0]}" if result.coarse else "mass at its edge"
+        warn(f"grid: got {why}, expected it resolved and inside: the moments are wrong; pass bounds=, or more points=")
+    return result
 
 
 def total_variation(p: Grid | ArrayLike, q: Grid | ArrayLike) -> float:
@@ -156,11 +189,18 @@ def total_variation(p: Grid | ArrayLike, q: Grid | ArrayLike) -> float:
         )
         if not same:
             raise ValueError("p, q: got two different grids, expected the same bounds and points")
-    left = np.asarray(p.probability if isinstance(p, Grid) else p, float)
-    right = np.asarray(q.probability if isinstance(q, Grid) else q, float)
+    left = _masses("p", p.probability if isinstance(p, Grid) else p)
+    right = _masses("q", q.probability if isinstance(q, Grid) else q)
     if left.shape != right.shape:
         raise ValueError(f"p, q: got shapes {left.shape} and {right.shape}, expected the same grid")
     return float(0.5 * np.abs(left - right).sum())
+
+
+def _masses(name: str, value: Any) -> Array:
+    found = numbers(name, value)
+    if not (found >= 0).all() or not math.isclose(found.sum(), 1.0, rel_tol=1e-6):
+        raise ValueError(f"{name}: got numbers that sum to {found.sum():.6g}, expected probabilities that sum to 1")
+    return found
 
 
 def _columns(latents: Latents, x: Tensor) -> list[Array]:

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guides.require import real, seed_number, shown, whole
+from ..guides.require import real, seed_number
 from ..guides.sites import Data, seeded, unchecked
+from .arrays import dense, no_density
 from .densities import count, one, proper
 from .latents import Latents
-from .reference import Reference, summarise
+from .precision import in_one, widest, workable
+from .reference import Reference, check_size, limited, summarise
+from .warn import warn_of
 
 QUARTER_TURN = math.pi / 2  # of a standard normal's orbit: there position and start are independent
 # A chain that starts on a steep slope rejects every step that suits the others; small ones bring it down.
@@ -64,30 +67,40 @@ def hmc(
     Raises:
         ValueError: a number out of range, shapes that do not fit, or no start with finite density.
 
+    Warns:
+        TrustWarning: R-hat above 1.01, or fewer than 400 effective draws.
+
     Source: Neal, arXiv:1206.1901; Hoffman, Sountsov (2022) for the batch of chains.
     """
     for name, number, least in (("chains", chains, 2), ("draws", draws, 4), ("warmup", warmup, 20)):
-        whole(name, number, least)
-    whole("max_steps", max_steps, 1)
+        limited(name, number, least)
+    limited("max_steps", max_steps, 1)
     real("target_accept", target_accept, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
     for name, value in (("loc", loc), ("tril", tril)):
-        if not isinstance(value, Tensor) or not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name}: got {shown(value)}, expected a tensor of finite numbers")
+        dense(name, value)
     sets = (count(data),) if datasets else ()
+    model, data = in_one(model, data)
     latents = Latents.of(model, one(data) if datasets else data)
+    check_size(chains=chains, draws=draws, datasets=math.prod(sets), unknowns=latents.size)
     for name, value, shape in (("loc", loc, (latents.size,)), ("tril", tril, (latents.size, latents.size))):
         if tuple(value.shape) not in (shape, (*sets, *shape)):
             raise ValueError(
                 f"{name}: got shape {tuple(value.shape)}, expected {' or '.join({str(shape): 0, str((*sets, *shape)): 0})}"
             )
-    loc, tril = loc.expand(*sets, -1), tril.expand(*sets, -1, -1)
 
     def density(x: Tensor) -> Tensor:
-        return latents.log_density(model, x, data, datasets=datasets)
+        return latents.log_density(model, x, data, datasets=datasets).to(x.dtype)
+
+    native = latents.prior(model, one(data) if datasets else data, 2, 0)[0].expand(*sets, -1).unsqueeze(0)
+    with unchecked():
+        kind = workable(density, native, widest(native, loc, tril, *data.values()) or native.dtype)
+    loc, tril = loc.detach().to(kind).expand(*sets, -1), tril.detach().to(kind).expand(*sets, -1, -1)
+    if not bool((tril.diagonal(dim1=-2, dim2=-1) > 0).all()):
+        raise ValueError("tril: got a diagonal entry that is not positive, expected a Cholesky factor")
 
     with seeded(seed):
-        walk = _Walk(density, tril, _starts(density, loc, tril, chains))
+        walk = _Walk(density, tril, _starts(density, loc, tril, chains, data))
         kept, rates, halfway = [], [], warmup // 2
         history: list[Tensor] = []
         step = tril.new_full(sets, 0.5)
@@ -115,7 +128,10 @@ def hmc(
         "step_size": step.tolist(),
         "acceptance": torch.stack(rates).mean().item(),
     }
-    return Reference("hmc", result, summarise(result), {"acceptance": torch.stack(rates, 1).numpy()}, settings, *sets)
+    stats = {"acceptance": torch.stack(rates, 1).numpy()}
+    found = Reference("hmc", result, summarise(result), stats, settings, *sets)
+    warn_of(found)
+    return found
 
 
 def _trajectory(step: Tensor, max_steps: int) -> tuple[int, Tensor]:
@@ -167,21 +183,20 @@ class _Walk:
         """Take the moments of draws (N, [B,] d) as the new whitening."""
         centred = draws - draws.mean(0)
         covariance = torch.einsum("n...i,n...j->...ij", centred, centred) / (len(draws) - 1)
-        mean_variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
         small = max(1e-8, 10 * draws.shape[-1] * torch.finfo(draws.dtype).eps)  # above rounding, for few draws
-        self.tril = torch.linalg.cholesky(
-            covariance + small * torch.diag_embed(mean_variance[..., None].expand_as(draws[0]))
-        )
+        # each unknown by its own variance; where no chain moved, by a small part of what it had
+        own = torch.maximum(covariance.diagonal(dim1=-2, dim2=-1), 1e-8 * self.tril.square().sum(-1))
+        self.tril = torch.linalg.cholesky(covariance + small * torch.diag_embed(own))
         self.log_density, self.gradient = self._evaluate(self.x)
 
 
-def _starts(density: Callable[[Tensor], Tensor], loc: Tensor, tril: Tensor, chains: int) -> Tensor:
+def _starts(density: Callable[[Tensor], Tensor], loc: Tensor, tril: Tensor, chains: int, data: Data) -> Tensor:
     tries = torch.randn(8 * chains, *loc.shape, dtype=loc.dtype)
     tries = loc + 1.5 * (tril @ tries.unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         usable = torch.isfinite(density(tries))
     least = int(usable.sum(0).min())
     if least < chains:
-        raise ValueError(f"loc, tril: got {least} starts with finite density, expected {chains}")
+        raise no_density(data, f"loc, tril: got {least} starts with finite density, expected {chains}")
     order = usable.logical_not().to(torch.int8).argsort(dim=0, stable=True)[:chains]
     return torch.take_along_dim(tries, order.unsqueeze(-1), 0)

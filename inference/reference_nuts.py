@@ -3,10 +3,8 @@ coordinates."""
 
 from __future__ import annotations
 
-import multiprocessing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +14,15 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guides.require import real, seed_number, shown, tensors, whole
-from ..guides.sites import Data, seeded
+from ..guides.require import real, seed_number, shown, tensors
+from ..guides.sites import Data, seeded, unchecked
+from .arrays import dense, no_density
 from .latents import Latents
-from .processes import result, submit
-from .reference import Reference, summarise
+from .precision import in_one, widest, workable
+from .processes import own_pool, result, submit
+from .reference import LONGEST, Reference, check_size, limited, summarise
+from .scale import spread
+from .warn import warn_of
 
 
 def nuts(
@@ -42,36 +44,46 @@ def nuts(
 
     The chains move in w with x = loc + L w, L L' = ``inverse_mass``: a Laplace covariance makes the
     posterior nearly isotropic before the first step, and NUTS adapts its own mass matrix on top (a dense one
-    without it).
+    without it). Without it L is diagonal and holds the prior's spread, so that no unit of an unknown matters.
 
     Args:
         model: a Pyro model of one data set.
         data: its arguments.
         chains: number of chains.
-        draws: kept draws per chain.
+        draws: kept draws per chain, at least 4.
         warmup: adaptation steps per chain.
         initial: constrained values to start from: one mapping for all chains, which are scattered about it by
-            N(0, inverse_mass) (by 0.1 in unconstrained space without it), or one per chain. Prior draws
+            N(0, inverse_mass) (by a tenth of the prior's spread without it), or one per chain. Prior draws
             otherwise.
         inverse_mass: covariance (d, d) in unconstrained space, sites in the model's order.
         target_accept: acceptance that the step size is adapted to; raise it against divergences.
         max_tree_depth: at most 2^depth - 1 leapfrog steps a draw.
         workers: processes, spawned; then model and data must be picklable and a script guarded by
-            ``__main__``.
+            ``__main__``. They end with this process, and Ctrl-C ends them.
         seed: chain c is seeded with seed + c.
         progress: whether to show bars.
 
     Raises:
         ValueError: a number out of range, a covariance that does not fit, or no start with finite density.
 
+    Warns:
+        TrustWarning: R-hat above 1.01, fewer than 400 effective draws, or divergences.
+
     Source: Hoffman, Gelman, arXiv:1111.4246; Pyro's implementation.
     """
-    for name, number in (("chains", chains), ("draws", draws), ("warmup", warmup), ("workers", workers)):
-        whole(name, number, 1)
-    whole("max_tree_depth", max_tree_depth, 1)
+    for name, number, least, most in (
+        ("chains", chains, 1, LONGEST),
+        ("draws", draws, 4, LONGEST),
+        ("warmup", warmup, 1, LONGEST),
+        ("workers", workers, 1, 1024),
+        ("max_tree_depth", max_tree_depth, 1, 20),
+    ):
+        limited(name, number, least, most)
     real("target_accept", target_accept, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
+    model, data = in_one(model, data)
     latents = Latents.of(model, data)
+    check_size(chains=chains, draws=draws, unknowns=latents.size)
     starts, factor = _starts(model, data, latents, chains, initial, inverse_mass, seed)
     shown = progress and workers == 1
     options = _Options(draws, warmup, target_accept, max_tree_depth, inverse_mass is None, shown)
@@ -82,7 +94,7 @@ def nuts(
     x = torch.stack([chain[0] for chain in found])
     values, _ = latents.unpack(x)
     draws_of = {name: value.double().numpy() for name, value in values.items()}
-    return Reference(
+    reference = Reference(
         "nuts",
         draws_of,
         summarise(draws_of),
@@ -95,6 +107,8 @@ def nuts(
             "acceptance": [chain[3] for chain in found],
         },
     )
+    warn_of(reference)
+    return reference
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,8 @@ class _Potential:
 
     def __call__(self, position: Mapping[str, Tensor]) -> Tensor:
         x = self.loc + self.factor @ position["w"]
-        energy = -self.latents.log_density(self.model, x, self.data)
+        with unchecked():  # a far step may underflow to the edge of a support
+            energy = -self.latents.log_density(self.model, x, self.data).to(x.dtype)
         # a rejected solve has density zero: NUTS reads infinite energy as a divergence, NaN as nothing at all
         return torch.where(torch.isnan(energy), torch.full_like(energy, torch.inf), energy)
 
@@ -153,9 +168,7 @@ def _chain(
 
 
 def _in_processes(tasks: list[tuple[Any, ...]], workers: int, progress: bool) -> list[Any]:
-    context = multiprocessing.get_context("spawn")
-    single = {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with ProcessPoolExecutor(workers, mp_context=context, **single) as pool:
+    with own_pool(workers) as pool:
         futures = [submit(pool, _chain, *task) for task in tasks]
         with tqdm(total=len(futures), desc="nuts", unit="chain", disable=not progress) as bar:
             for future in futures:
@@ -174,13 +187,17 @@ def _starts(
 ) -> tuple[list[Tensor], Tensor]:
     """Return one start x per chain and the factor L."""
     prior = latents.prior(model, data, 64 * chains, seed)
-    factor = torch.eye(latents.size, dtype=prior.dtype)
+    scale = spread(prior)
+    with unchecked():
+        wanted = widest(prior, inverse_mass, *data.values()) or prior.dtype
+        prior = prior.to(workable(lambda x: latents.log_density(model, x, data), prior[0], wanted))
+    factor = torch.diag(scale).to(prior)
     if inverse_mass is not None:
         factor = _cholesky(inverse_mass, factor)
     if initial is None:
         usable = [x for x in prior if _finite(model, data, latents, x)]
         if len(usable) < chains:
-            raise ValueError("model: got no prior draws with finite density, expected some; pass initial=")
+            raise no_density(data, "model: got no prior draws with finite density, expected some; pass initial=")
         return usable[:chains], factor
     if not isinstance(initial, Mapping):
         if not isinstance(initial, Sequence) or len(initial) != chains:
@@ -195,13 +212,12 @@ def _starts(
         starts += [centre] * (chains - len(starts))
     for start in starts:
         if not _finite(model, data, latents, start):
-            raise ValueError("initial: got a point without finite density, expected one inside the posterior")
+            raise no_density(data, "initial: got a point without finite density, expected one inside the posterior")
     return starts, factor
 
 
 def _cholesky(inverse_mass: Any, like: Tensor) -> Tensor:
-    if not isinstance(inverse_mass, Tensor):
-        raise TypeError(f"inverse_mass: got {shown(inverse_mass)}, expected a tensor")
+    dense("inverse_mass", inverse_mass)
     if inverse_mass.shape != like.shape:
         got, expected = tuple(inverse_mass.shape), tuple(like.shape)
         raise ValueError(f"inverse_mass: got shape {got}, expected {expected}")
@@ -223,5 +239,5 @@ def _packed(latents: Latents, values: Any, like: Tensor) -> Tensor:
 
 
 def _finite(model: Callable[..., Any], data: Data, latents: Latents, x: Tensor) -> bool:
-    with torch.no_grad():
+    with torch.no_grad(), unchecked():
         return bool(torch.isfinite(latents.log_density(model, x, data)))

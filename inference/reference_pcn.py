@@ -12,12 +12,17 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guides.require import real, seed_number, shown, whole
+from ..guides.require import real, seed_number, shown
 from ..guides.sites import Data, seeded, unchecked
+from .arrays import dense, no_density
 from .densities import count, one, proper
 from .latents import Latents
-from .reference import Reference, summarise
+from .precision import in_one, widest, workable
+from .reference import Reference, check_size, limited, summarise
+from .scale import spread
+from .warn import warn_of
 
+NOWHERE = "model: got no finite density at any prior draw tried, expected one per chain"
 _INFLATE = 1.3  # variance of the proposal over that of the chains: a proposal with lighter tails sticks
 _LARGEST = 3.0  # logit of the step: b <= 0.95, so that a state in a tail that the proposal misses still moves
 
@@ -73,18 +78,24 @@ def pcn(
     Raises:
         ValueError: a number out of range, shapes that do not fit, or no start with finite density.
 
+    Warns:
+        TrustWarning: R-hat above 1.01, or fewer than 400 effective draws.
+
     Source: Cotter, Roberts, Stuart, White, arXiv:1202.0709; Rudolf, Sprungk, arXiv:1504.03461 (general
         normal).
     """
     for name, number in (("chains", chains), ("draws", draws), ("thin", thin)):
-        whole(name, number, 1)
-    whole("warmup", warmup, 8)
+        limited(name, number, 1)
+    limited("warmup", warmup, 8)
     if candidates is not None:
-        whole("candidates", candidates, chains)
+        limited("candidates", candidates, chains)
     real("acceptance", acceptance, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
     sets = count(data) if datasets else 1
+    model, data = in_one(model, data)
     latents = Latents.of(model, one(data) if datasets else data)
+
+    check_size(chains=chains, draws=draws, datasets=sets, unknowns=latents.size)
 
     def density(x: Tensor) -> Tensor:
         with unchecked():
@@ -96,10 +107,16 @@ def pcn(
 
     with seeded(seed), torch.no_grad():
         prior = latents.prior(model, one(data) if datasets else data, max(2048, chains * sets, candidates or 0), None)
+        given = [value for value in (loc, tril) if isinstance(value, Tensor)]
+        wanted = widest(prior, *given, *data.values()) or prior.dtype
+        prior = prior.to(workable(density, prior[:1, None].expand(-1, sets, -1), wanted))
         starts = prior[: chains * sets].reshape(chains, sets, -1).clone()
         if candidates is not None:
             starts = _densest(density, prior[:candidates], chains, sets)
-        walk = _Walk.start(density, prior, starts, loc, tril)
+        try:
+            walk = _Walk.start(density, prior, starts, loc, tril)
+        except ValueError as error:
+            raise (no_density(data, NOWHERE) if str(error) == NOWHERE else error) from None
         windows = {warmup // 4, warmup // 2, 3 * warmup // 4} if adapt else set()
         history: list[Tensor] = []
         kept, counter = [], 0
@@ -123,7 +140,7 @@ def pcn(
     shown = {name: value if datasets else value[:, :, 0] for name, value in values.items()}
     result = {name: value.double().numpy() for name, value in shown.items()}
     steps = torch.tensor([[counter // 2], [(counter + 1) // 2]]).clamp_min(1)
-    return Reference(
+    found = Reference(
         "pcn",
         result,
         summarise(result),
@@ -137,6 +154,8 @@ def pcn(
         },
         sets if datasets else None,
     )
+    warn_of(found)
+    return found
 
 
 @dataclass
@@ -153,10 +172,10 @@ class _Walk:
     def start(cls, density: Any, prior: Tensor, x: Tensor, loc: Tensor | None, tril: Tensor | None) -> _Walk:
         chains, sets, size = x.shape
         for name, given in (("loc", loc), ("tril", tril)):
-            if given is not None and not (isinstance(given, Tensor) and bool(torch.isfinite(given).all())):
-                raise ValueError(f"{name}: got {shown(given)}, expected a tensor of finite numbers")
+            if given is not None:
+                dense(name, given)
         middle = prior.mean(0) if loc is None else loc.to(prior)
-        factor = _factor(prior - prior.mean(0)) if tril is None else tril.to(prior)
+        factor = _factor(prior - prior.mean(0), spread(prior).to(prior).square()) if tril is None else tril.to(prior)
         for name, value, shape in (("loc", middle, (size,)), ("tril", factor, (size, size))):
             if tuple(value.shape) not in (shape, (sets, *shape)):
                 raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected {shape} or {(sets, *shape)}")
@@ -174,7 +193,7 @@ class _Walk:
             x = torch.where(lost[..., None], again, x)
             found = density(x)
         if not torch.isfinite(found).all():
-            raise ValueError("model: got no finite density at any prior draw tried, expected one per chain")
+            raise ValueError(NOWHERE)
         return cls(x, found, middle, factor, torch.zeros(2, sets, dtype=x.dtype))
 
     def size(self, local: int) -> Tensor:
@@ -212,7 +231,9 @@ class _Walk:
         """Replace the normal law of each data set by the moments of its chains, history (T, C, B, d)."""
         pooled = history.permute(2, 0, 1, 3).flatten(1, 2)
         middle = pooled.mean(1)
-        factor = torch.stack([_factor(part) for part in pooled - middle[:, None]]) * np.sqrt(_INFLATE)
+        before = self.tril.square().sum(-1)
+        parts = zip(pooled - middle[:, None], before, strict=True)
+        factor = torch.stack([_factor(part, variance) for part, variance in parts]) * np.sqrt(_INFLATE)
         return _Walk(self.x, self.log_density, middle, factor, torch.zeros_like(self.tuned))
 
 
@@ -222,8 +243,10 @@ def _densest(density: Any, prior: Tensor, chains: int, sets: int) -> Tensor:
     return prior[torch.cat(parts).topk(chains, 0).indices]
 
 
-def _factor(centred: Tensor) -> Tensor:
-    """Cholesky factor of the covariance of centred rows (n, d), kept positive definite."""
-    covariance = centred.T @ centred / max(len(centred) - 1, 1)
-    floor = 1e-6 * covariance.diagonal().clamp_min(1e-12)
-    return torch.linalg.cholesky(covariance + torch.diag(floor))
+def _factor(centred: Tensor, before: Tensor) -> Tensor:
+    """Cholesky factor of the covariance of centred rows (n, d), kept positive definite; variances (d,) where no row differs."""
+    unit = before.sqrt()
+    covariance = (centred / unit).T @ (centred / unit) / max(len(centred) - 1, 1)
+    small = max(1e-6, 10 * len(before) * torch.finfo(centred.dtype).eps)
+    floor = small * covariance.diagonal().clamp_min(1e-12)
+    return unit[:, None] * torch.linalg.cholesky(covariance + torch.diag(floor))

@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..guides.require import real, seed_number, whole
+from ..guides.require import real, seed_number
 from ..guides.sites import Data, seeded, unchecked
 from .densities import proper
 from .latents import Latents
-from .reference import Reference, summarise
+from .precision import in_one, widest, workable
+from .reference import Reference, check_size, limited, summarise
+from .scale import spread
+from .warn import warn_of
 
 ACCEPTANCE = 0.25
 MOST = 0.99  # share of effective particles, above which b would hardly rise
@@ -72,9 +75,13 @@ def smc(
         ValueError: a number out of range; a run of which no first draw, from N(m, S), has a finite density; or b does not
             come to 1 in 1,000 steps.
 
+    Warns:
+        TrustWarning: R-hat above 1.01, or fewer than 400 effective draws.
+
     Source: Del Moral, Doucet, Jasra, J. R. Statist. Soc. B 68 (2006) 411 (the sampler); Kantas, Beskos, Jasra,
         arXiv:1307.6127 (adaptive tempering in inverse problems); ter Braak, Stat. Comput. 16 (2006) 239 (the moves).
     """
+    model, data = in_one(model, data)
     latents = Latents.of(model, data)
     for name, number, least in (
         ("runs", runs, 2),
@@ -82,7 +89,8 @@ def smc(
         ("moves", moves, 1),
         ("final", final, 1),
     ):
-        whole(name, number, least)
+        limited(name, number, least)
+    check_size(runs=runs, particles=particles, unknowns=latents.size)
     real("ess", ess, 0.0, MOST, f"a share between 0 and {MOST:g}")
     seed_number(seed)
 
@@ -96,7 +104,9 @@ def smc(
         prior = prior[torch.isfinite(prior).all(-1)]
         if len(prior) < 2:
             raise ValueError(f"model: got no finite draw among {FIRST_PRIOR} of its prior, expected some")
-        swarm = _Swarm(density, prior.mean(0), prior.std(0), runs, 2 * ((particles + 1) // 2))
+        prior = prior.to(workable(density, prior[:2], widest(prior, *data.values()) or prior.dtype))
+        unit = spread(prior).to(prior)
+        swarm = _Swarm(density, prior.mean(0), unit * (prior / unit).std(0), runs, 2 * ((particles + 1) // 2))
         temperatures = 0
         with tqdm(desc="smc", unit="temperature", disable=not progress) as bar:
             while float(swarm.power.min()) < 1.0:
@@ -119,7 +129,9 @@ def smc(
         "acceptance": float(rate),
         "log_evidence": swarm.log_evidence.tolist(),
     }
-    return Reference("smc", result, summarise(result), {}, settings)
+    found = Reference("smc", result, summarise(result), {}, settings)
+    warn_of(found)
+    return found
 
 
 class _Swarm:
@@ -127,7 +139,7 @@ class _Swarm:
 
     def __init__(self, density: Callable[[Tensor], Tensor], loc: Tensor, scale: Tensor, runs: int, count: int) -> None:
         self.density = density
-        self.start = torch.distributions.Independent(torch.distributions.Normal(loc, scale.clamp_min(1e-8)), 1)
+        self.start = torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1)
         self.x = self.start.sample(torch.Size((runs, count)))
         self.log_start, self.log_density = self.start.log_prob(self.x).double(), density(self.x)
         if not bool(torch.isfinite(self.log_density).any(1).all()):

@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-Array = NDArray[np.float64]
+from ..guides.require import named, real, shown, whole
+from .arrays import Array as Array
+from .arrays import numbers
 
 
 def pit(truth: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array:
@@ -32,8 +35,9 @@ def pit(truth: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array:
 
     Source: Talts et al., arXiv:1804.06788; Modrak et al., arXiv:2211.02383 (ties, data-dependent quantities).
     """
-    at_truth, at_draws = np.asarray(truth, float), np.asarray(draws, float)
-    if at_draws.shape[1:] != at_truth.shape or len(at_draws) < 1:
+    at_truth, at_draws = numbers("truth", truth), numbers("draws", draws)
+    generator(rng)
+    if at_draws.ndim < 1 or at_draws.shape[1:] != at_truth.shape or len(at_draws) < 1:
         raise ValueError(f"draws: got shape {at_draws.shape}, expected (L, {', '.join(map(str, at_truth.shape))})")
     below = (at_draws < at_truth).sum(0)
     ties = (at_draws == at_truth).sum(0)
@@ -52,7 +56,7 @@ def uniformity(pits: ArrayLike) -> float:
     """
     from arviz_stats.base.array import array_stats
 
-    return float(array_stats.uniformity_test(np.asarray(pits, float), method="pot_c")[0])
+    return float(array_stats.uniformity_test(_ranks(pits), method="pot_c")[0])
 
 
 def holm(pvalues: Mapping[str, float]) -> dict[str, float]:
@@ -61,6 +65,10 @@ def holm(pvalues: Mapping[str, float]) -> dict[str, float]:
 
     p_(k) adjusted = max_{j <= k} min(1, (m - j + 1) p_(j))
     """
+    named("pvalues", pvalues)
+    for name, value in pvalues.items():
+        if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+            raise ValueError(f"pvalues['{name}']: got {shown(value)}, expected a number from 0 to 1")
     order = sorted(pvalues, key=lambda name: pvalues[name])
     adjusted, running = {}, 0.0
     for index, name in enumerate(order):
@@ -79,12 +87,19 @@ class Band:
     upper: Array
 
 
-@lru_cache(maxsize=32)
 def ecdf_band(count: int, probability: float = 0.95, simulations: int = 1000) -> Band:
     """Return the band that the ECDF of ``count`` uniform values stays inside with the given probability.
 
     Source: Saeilynoja, Buerkner, Vehtari, arXiv:2103.10522 (simulation method).
     """
+    whole("count", count, 1, 10**6)
+    whole("simulations", simulations, 1, 10**6)
+    real("probability", probability, 0.0, 1.0, "a number between 0 and 1")
+    return _band(count, probability, simulations)
+
+
+@lru_cache(maxsize=32)
+def _band(count: int, probability: float, simulations: int) -> Band:
     from arviz_stats.ecdf_utils import ecdf_pit
 
     uniform = (np.arange(count) + 0.5) / count
@@ -94,8 +109,8 @@ def ecdf_band(count: int, probability: float = 0.95, simulations: int = 1000) ->
 
 def ecdf(pits: ArrayLike, points: Array) -> Array:
     """Return the empirical CDF of PIT values (N,) at the given points."""
-    ordered = np.sort(np.asarray(pits, float))
-    return np.searchsorted(ordered, points, side="right") / len(ordered)
+    ordered = np.sort(_ranks(pits))
+    return np.searchsorted(ordered, numbers("points", points), side="right") / len(ordered)
 
 
 @dataclass(frozen=True)
@@ -116,7 +131,7 @@ class Effect:
 
 def effect(pits: ArrayLike) -> Effect:
     """Return the effect sizes of PIT values (N,)."""
-    values = np.asarray(pits, float)
+    values = _ranks(pits)
     scores = ndtri(values)
     spread = max(float(scores.std()), 1e-12)
     ordered, steps = np.sort(values), np.arange(len(values) + 1) / len(values)
@@ -127,5 +142,22 @@ def effect(pits: ArrayLike) -> Effect:
 def interval_coverage(pits: ArrayLike, levels: Sequence[float]) -> dict[float, float]:
     """Return how often central intervals of each level hold the truth: the share of |PIT - 1/2| < level /
     2."""
-    distance = np.abs(np.asarray(pits, float) - 0.5)
+    if not isinstance(levels, Sequence | np.ndarray):
+        raise TypeError(f"levels: got {shown(levels)}, expected a sequence of numbers between 0 and 1")
+    for level in levels:
+        real("levels", level, 0.0, 1.0, "numbers between 0 and 1")
+    distance = np.abs(_ranks(pits) - 0.5)
     return {level: float((distance < level / 2).mean()) for level in levels}
+
+
+def _ranks(pits: ArrayLike) -> Array:
+    found = numbers("pits", pits)
+    if found.ndim != 1 or not len(found) or not ((found >= 0) & (found <= 1)).all():
+        raise ValueError(f"pits: got {shown(found)}, expected (N,) numbers from 0 to 1, at least one")
+    return found
+
+
+def generator(rng: object) -> None:
+    """Refuse what is no generator of NumPy's."""
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng: got {shown(rng)}, expected a generator of NumPy's")

@@ -177,6 +177,7 @@ def fit_surrogate(
         ValueError, TypeError: as ``fit``, and where the weight does not fit the problem.
     """
     whole("batch_size", batch_size, 1)
+    _check_unknowns(z, u)
     model, guide = StateModel(surrogate, z, weight if u is None else "plain"), StateGuide(surrogate)
     data = named(z, lambda value: value)
     size = min(batch_size, len(next(iter(data.values()))))
@@ -188,6 +189,29 @@ def fit_surrogate(
     found = fit(model, guide, source, ELBO() if u is None else ForwardKL(), options, **changes)
     surrogate.requires_grad_(False).eval()  # Pyro warns of frozen weights in training mode
     return found
+
+
+def _check_unknowns(z: Any, u: Any) -> None:
+    """Refuse what is no batch of finite draws, or states of another number.
+
+    Raises:
+        TypeError, ValueError: it is.
+    """
+    parts = {**z, "u": u} if isinstance(z, Mapping) else {"z": z, "u": u}
+    if u is None:
+        del parts["u"]
+    if not isinstance(z, Mapping | Tensor) or not parts:
+        raise TypeError(f"z: got {shown(z)}, expected a tensor of draws or a mapping from names to them")
+    for name, value in parts.items():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta or value.is_sparse:
+            raise TypeError(f"{name}: got {shown(value)}, expected a floating-point tensor of draws")
+        if not value.ndim or not len(value) or not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"{name}: got {shown(value)} or an entry that is not finite, expected finite draws (N, ...)"
+            )
+    if len({len(value) for value in parts.values()}) > 1:
+        sizes = {name: len(value) for name, value in parts.items()}
+        raise ValueError(f"z, u: got {shown(sizes)} draws, expected as many of each")
 
 
 def named(z: Unknowns, change: Any) -> dict[str, Tensor]:

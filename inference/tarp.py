@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .sbc import Array, pit
+from .arrays import numbers
+from .sbc import Array, generator, pit
 
 
 def tarp(truths: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array:
@@ -29,8 +30,9 @@ def tarp(truths: ArrayLike, draws: ArrayLike, rng: np.random.Generator) -> Array
 
     Source: Lemos, Coogan, Hezaveh, Perreault-Levasseur, arXiv:2302.03026 (normalised).
     """
-    at_truth, at_draws = np.asarray(truths, float), np.asarray(draws, float)
-    if at_truth.ndim != 2 or at_draws.shape[1:] != at_truth.shape:
+    at_truth, at_draws = numbers("truths", truths), numbers("draws", draws)
+    generator(rng)
+    if at_truth.ndim != 2 or 0 in at_truth.shape or at_draws.ndim != 3 or at_draws.shape[1:] != at_truth.shape:
         raise ValueError(
             f"truths, draws: got shapes {at_truth.shape} and {at_draws.shape}, expected (N, d) and (L, N, d)"
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyro
@@ -14,16 +14,19 @@ import torch
 from conjugate import OPERATOR, Exact, Linear, Plated
 from pyro import distributions as dist
 from pyro.infer.autoguide import AutoMultivariateNormal
+from scipy import stats
 
 from physzoo.guides.sites import simulate
 from physzoo.inference.calibrate import calibrate
 from physzoo.inference.calibration import calibrate_draws
+from physzoo.inference.contraction import wider_than_the_prior
 from physzoo.inference.data import Simulator, simulated_once
 from physzoo.inference.data_checks import data_checks
 from physzoo.inference.fit import fit
 from physzoo.inference.importance import k_hat, smoothed
 from physzoo.inference.objectives import ForwardKL
 from physzoo.inference.sbc import ecdf, ecdf_band, effect, holm, pit, uniformity
+from physzoo.inference.warn import TrustWarning
 
 MODEL = Linear()
 EXACT = Exact(MODEL)
@@ -346,3 +349,154 @@ def test_a_model_with_virtual_observables_is_held_against_its_forward_model():
         assert found.adjusted["log_likelihood"] > 0.01 or not passes
     with pytest.raises(ValueError, match="rate"):
         calibrate(Virtual(), lambda y: pyro.sample("z", dist.Normal(y[..., :2], 1.0).to_event(1)), simulator=MODEL)
+
+
+@dataclass(frozen=True)
+class Failing:
+    """The exact fit, which raises for data with y[0] above one number and draws NaN above another."""
+
+    raises: float
+    nan: float
+
+    def __call__(self, data):
+        if data["y"][0] > self.raises:
+            raise ArithmeticError("no minimum")
+        guide = Exact(MODEL)
+        x = guide.density(data["y"]).sample((60,))
+        return {"z": torch.where(data["y"][0] > self.nan, torch.nan, x[:, :2]), "rate": x[:, 2].exp()}
+
+
+def test_fits_that_fail_are_dropped_counted_and_told():
+    pairs = simulate(MODEL, 150, seed=4)
+    top = pairs["y"][:, 0].sort().values
+    failing = Failing(raises=float(top[-6]), nan=float(top[-11]))
+    options = {"pairs": pairs, "draws": 50, "progress": False}
+    with pytest.warns(TrustWarning, match="dropped 10 of 150 data sets .*(no minimum|not finite)"):
+        found = calibrate(MODEL, fit=failing, **options)
+    assert (found.dropped, found.datasets) == (10, 140)
+    assert found.verdict.endswith("(140 data sets, 50 draws each, 10 more dropped as failed)")
+    assert not any("narrow" in word for word in found.verdict.split())
+    with pytest.raises(ValueError, match=r"fit: got 75 failures in .* expected fewer than half .*no minimum"):
+        calibrate(MODEL, fit=Failing(float(top[74]), 9.0), **options)
+
+
+def test_a_fit_that_always_fails_ends_the_check_at_once():
+    seen = []
+
+    def fit(data):
+        seen.append(data)
+        raise ArithmeticError("no minimum")
+
+    with pytest.raises(ValueError, match="got 5 failures in 5 fits of 64, expected") as caught:
+        calibrate(MODEL, fit=fit, datasets=64, draws=10, progress=False)
+    assert len(seen) == 5
+    assert isinstance(caught.value.__cause__, ArithmeticError)
+
+
+def test_threads_take_turns_and_find_what_one_process_finds():
+    options = {"datasets": 12, "draws": 30, "progress": False}
+    with ThreadPoolExecutor(4) as pool:
+        spread = calibrate(MODEL, fit=FitExact(MODEL, draws=True), executor=pool, **options)
+    assert spread.to_dict() == calibrate(MODEL, fit=FitExact(MODEL, draws=True), **options).to_dict()
+    with pytest.raises(TypeError, match="executor: got 3, expected something with submit"):
+        calibrate(MODEL, fit=FitExact(MODEL), executor=3, **options)
+
+
+@pytest.mark.parametrize("sets", [2, 8, 32, 99])
+def test_too_few_data_sets_never_pass_and_reject_what_is_far_off(sets):
+    found = check(EXACT, datasets=sets, draws=50)
+    assert not found.passed
+    assert not found.failed
+    assert found.verdict.startswith("too few data sets to tell, expected at least 100")
+    assert check(EXACT, datasets=100, draws=50).passed
+    if sets > 8:
+        wrong = check(Exact(MODEL, width=0.1), datasets=sets, draws=50)
+        assert wrong.failed
+        assert wrong.verdict.startswith("not calibrated")
+
+
+def test_draws_that_are_not_finite_are_dropped_and_most_of_them_are_refused():
+    rng = np.random.default_rng(0)
+    truths, draws = rng.normal(size=200), rng.normal(size=(100, 200))
+    draws[:, :20], truths[-3:] = np.nan, np.inf
+    found = calibrate_draws({"z": truths}, {"z": draws})
+    assert (found.dropped, found.datasets) == (23, 177)
+    assert abs(found.effects["z"].width - 1) < 0.25
+    assert "narrow" not in found.verdict
+    draws[3, :100] = np.nan
+    with pytest.raises(ValueError, match=r"draws: got 103 of 200 data sets .* expected few"):
+        calibrate_draws({"z": truths}, {"z": draws})
+
+
+@pytest.mark.parametrize("unit", [1e-10, 1.0])
+def test_draws_wider_than_the_prior_do_not_pass_at_any_level_of_the_rank_tests(unit):
+    """Variances of 1.68 times the prior's, under a likelihood that is flat and so excuses a lack of contraction."""
+    rng = np.random.default_rng(0)
+    truths, draws = rng.normal(size=128), rng.normal(size=(200, 128)) * 1.68**0.5
+    flat = np.zeros(128), np.zeros((200, 128))
+    found = calibrate_draws({"z": unit * truths}, {"z": unit * draws}, log_likelihood=flat, alpha=1e-4)
+    assert found.contraction["z"] < -0.4
+    assert found.wider == ("z",)
+    assert not replace(found, adjusted=dict.fromkeys(found.adjusted, 1.0)).passed  # not by its ranks alone
+    assert found.verdict.startswith("not calibrated")
+    right = calibrate_draws({"z": truths}, {"z": rng.normal(size=(200, 128))}, log_likelihood=flat)
+    assert right.passed
+    assert right.wider == ()
+
+
+def test_false_alarms_of_width_are_rarer_than_the_level():
+    rng = np.random.default_rng(1)
+    alarms = 0
+    for law in (lambda size: rng.normal(size=size), lambda size: rng.standard_t(5, size=size)):
+        for _ in range(150):
+            truths, draws = law((100, 2)), law((30, 100, 2))
+            alarms += bool(wider_than_the_prior(truths, draws, ["a", "b"], 0.01))
+    assert alarms <= 9  # 3 expected of 300; ten or more have probability 0.001
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"alpha": None}, "alpha"),
+        ({"seed": -1}, "seed"),
+        ({"truths": {"z": np.zeros(20, complex)}}, "truths"),
+        ({"draws": {"z": np.zeros((5, 20), "M8[D]")}}, "draws"),
+        ({"draws": {"z": np.zeros((5, 19))}}, "draws"),
+        ({"quantities": {"q": np.zeros(20)}}, "quantities"),
+        ({"quantities": {"q": (np.zeros(20), np.zeros((4, 20)))}}, "quantities"),
+        ({"quantities": {"tarp": (np.zeros(20), np.zeros((5, 20)))}}, "quantities"),
+        ({"quantities": [1]}, "quantities"),
+        ({"log_likelihood": (np.zeros(19), np.zeros((5, 20)))}, "log_likelihood"),
+        ({"log_q": 3}, "log_q"),
+        ({"unconstrained": (np.zeros((20, 1)), np.zeros((5, 19, 1)))}, "unconstrained"),
+    ],
+)
+def test_draws_that_cannot_be_checked_are_refused(changes, named):
+    rng = np.random.default_rng(0)
+    usual = {"truths": {"z": rng.normal(size=20)}, "draws": {"z": rng.normal(size=(5, 20))}}
+    with pytest.raises((ValueError, TypeError), match=f"{named}.*got.*expected"):
+        calibrate_draws(**{**usual, **changes})
+
+
+def counts(y=None):
+    rate = pyro.sample("rate", dist.Gamma(1.0, 1.0))
+    return pyro.sample("y", dist.Poisson(rate[..., None] * torch.ones(300)).to_event(1), obs=y)
+
+
+def exact_rate(y):
+    pyro.sample("rate", dist.Gamma(1.0 + y.sum(-1), 301.0))
+
+
+def test_ranks_of_counts_are_uniform_and_the_wrong_law_is_found():
+    loo, predictive = [], []
+    for seed in range(4):
+        y = torch.poisson(torch.full((300,), 0.7), generator=torch.Generator().manual_seed(seed))
+        found = data_checks(counts, exact_rate, {"y": y}, draws=200, seed=seed)
+        assert min(found.predictive_pvalue["y"], found.loo_pvalue["y"]) > 0.01
+        loo.append(found.loo_pit["y"])
+        predictive.append(found.predictive_pit["y"])
+    for ranks in (loo, predictive):
+        assert stats.kstest(np.concatenate(ranks), "uniform").pvalue > 0.01
+    spread = torch.poisson(2 * torch.rand(300, generator=torch.Generator().manual_seed(9)) ** 3 * 3)
+    wrong = data_checks(counts, exact_rate, {"y": spread}, draws=200)
+    assert max(wrong.predictive_pvalue["y"], wrong.loo_pvalue["y"]) < 0.01

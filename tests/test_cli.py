@@ -311,6 +311,7 @@ def test_check_runs_the_contract_of_an_animal() -> None:
 def test_check_judges_a_fitted_folder(fitted: Path) -> None:
     result = physzoo("check", fitted, "--quick")
     found = json.loads((fitted / "calibration.json").read_text())
-    assert result.returncode == (0 if found["passed"] else 1), result.stderr
+    assert result.returncode == (0 if found["verdict"].startswith("too few data sets") else 1), result.stderr
+    assert not found["passed"]
     assert found["verdict"] in result.stdout
     assert (fitted / "calibration.png").stat().st_size > 10_000

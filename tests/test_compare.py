@@ -6,11 +6,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
+import xarray as xr
 from conjugate import Exact, Linear
+from scipy import sparse
 
 from physzoo.guides.sites import simulate
 from physzoo.inference.compare import _thinned, c2st, compare
 from physzoo.inference.posterior import posterior
+from physzoo.inference.reference import Reference
 
 
 def normal(seed, count=4000, width=1.0, shift=0.0, size=8):
@@ -117,3 +121,99 @@ def test_arviz_posteriors_are_taken_as_they_are():
 def test_bad_arguments_are_named(draws, options, named):
     with pytest.raises(ValueError, match=named):
         compare(draws, REFERENCE, **options)
+
+
+def labelled(values, order="abc", dims=("chain", "draw", "site")):
+    found = xr.Dataset({"z": (("chain", "draw", "site"), values)}, coords={"site": list("abc")})
+    return xr.DataTree.from_dict({"posterior": found.sel(site=list(order)).transpose(*dims)})
+
+
+def test_labels_decide_and_positions_do_not():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 4, 100, 3)) + np.array([0, 10, 100])
+    expected = compare(labelled(a), labelled(b), classify=False).to_dict()
+    assert max(map(abs, expected["mean_error_sd"].values())) < 0.4
+    for other in (
+        labelled(a, "cba"),
+        labelled(a, dims=("site", "draw", "chain")),
+        labelled(a)["posterior"].to_dataset(),
+    ):
+        found = compare(other, labelled(b), classify=False).to_dict()
+        assert found["mean_error_sd"] == pytest.approx(expected["mean_error_sd"])
+        assert found["draws"] == pytest.approx(400)
+    plain = compare({"z": a.reshape(-1, 3)}, labelled(b), classify=False)
+    assert plain.mean_error_sd == pytest.approx(expected["mean_error_sd"])
+    for wrong, told in (
+        (labelled(a).map_over_datasets(lambda d: d.assign_coords(site=list("abd")) if d else d), "coordinates"),
+        (labelled(a).map_over_datasets(lambda d: d.rename(site="place") if d else d), "dimensions"),
+        (labelled(a).map_over_datasets(lambda d: d.isel(chain=0) if d else d), "chain and draw"),
+    ):
+        with pytest.raises(ValueError, match=rf"draws\['z'\]: got .*{told}"):
+            compare(wrong, labelled(b), classify=False)
+
+
+def test_heavy_tails_are_compared_by_quantiles_and_logarithms():
+    rng = np.random.default_rng(1)
+    scale = {name: np.exp(5 * rng.normal(size=4000)) for name in ("draws", "reference")}
+    found = compare({"rate": scale["draws"]}, {"rate": scale["reference"]}, classify=False)
+    assert not 0.8 < found.sd_ratio["rate"] < 1.25
+    assert found.worst_quantile_error < 0.03
+    assert abs(found.log_sd_ratio["rate"] - 1) < 0.05
+    assert abs(found.log_mean_error_sd["rate"]) < 0.08
+    assert found.heavy == ["rate"]
+    assert "rate are too heavy for moments: go by quantiles" in found.summary
+    wide = compare({"rate": scale["draws"] ** 1.5}, {"rate": scale["reference"]}, classify=False)
+    assert abs(wide.log_sd_ratio["rate"] - 1.5) < 0.08
+    # P(1.5 x < -1.645) for x ~ N(0, 1)
+    assert wide.quantiles["rate"][0.05] == pytest.approx(0.1364, abs=0.02)
+    assert wide.heavy == []
+
+
+def test_a_constant_entry_is_met_or_infinitely_missed():
+    rng = np.random.default_rng(2)
+    fixed = lambda value: {"l": np.stack([np.full(50, value), rng.normal(size=50)], 1)}  # noqa: E731
+    met, missed = (
+        compare(fixed(1e-12), fixed(1e-12), classify=False),
+        compare(fixed(2e-12), fixed(1e-12), classify=False),
+    )
+    assert (met.mean_error_sd["l[0]"], met.sd_ratio["l[0]"], met.w1_sd["l[0]"]) == (0.0, 1.0, 0.0)
+    assert np.isinf(missed.mean_error_sd["l[0]"])
+    assert np.isinf(missed.w1_sd["l[0]"])
+
+
+def test_whole_numbers_and_truth_values_are_numbers():
+    rng = np.random.default_rng(3)
+    counts = rng.poisson(3.0, size=(2, 500))
+    found = compare({"n": counts[0]}, {"n": counts[1].astype(np.uint8)}, classify=False)
+    assert found.worst_quantile_error < 0.08
+    assert compare({"b": counts[0] > 2}, {"b": counts[1] > 2}, classify=False).worst_mean_error < 0.2
+
+
+ENDLESS = [1.0]
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.zeros(20, complex),
+        np.zeros(20, "M8[D]"),
+        np.zeros(20, "m8[s]"),
+        np.zeros(20, [("a", float)]),
+        np.ma.masked_array(np.zeros(20), np.arange(20) < 3),
+        np.array(["1"] * 20),
+        sparse.eye(20),
+        torch.zeros(20, device="meta"),
+        ENDLESS,
+        {"z": {}},
+        np.float64(1.0),
+        np.zeros((20, 0)),
+    ],
+    ids=str,
+)
+def test_what_holds_no_draws_is_refused(value):
+    for source in ({"z": value}, Reference("x", {"z": value}, {})):
+        with pytest.raises((TypeError, ValueError), match=r"got .* expected"):
+            compare(source, {"z": np.zeros(20)}, classify=False)
+    with pytest.raises((TypeError, ValueError), match=r"got .* expected"):
+        c2st(value, np.zeros((20, 1)))

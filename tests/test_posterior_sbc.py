@@ -92,3 +92,20 @@ def test_a_guide_that_is_too_far_away_is_told() -> None:
 
     with pytest.warns(UserWarning, match="k-hat"), pytest.raises(ValueError, match="too far from the posterior"):
         posterior_sbc(MODEL, Elsewhere(), DATA, datasets=40, steps=5, family="full", progress=False)
+
+
+def scalar(y: Tensor | None = None) -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    pyro.sample("y", dist.Normal(z[..., None] * torch.ones(3), 0.5).to_event(1), obs=y)
+
+
+def test_one_scalar_unknown_has_a_covariance_too() -> None:
+    """z | y, y' ~ N(., 1 / 25) and z | y ~ N(., 1 / 13): the second data set takes 12 / 25 of the variance."""
+
+    def guide(y: Tensor) -> None:
+        pyro.sample("z", dist.Normal(4 * y.sum(-1) / 13, 13**-0.5))
+
+    data = {"y": torch.ones(3)}
+    found = posterior_sbc(scalar, guide, data, datasets=100, draws=50, steps=150, family="full", progress=False)
+    assert found.passed, found.verdict
+    assert abs(found.contraction["z"] - 12 / 25) < 0.25

@@ -14,6 +14,8 @@ from physzoo.inference.reference import Reference, summarise
 from physzoo.inference.reference_grid import grid, total_variation
 from physzoo.inference.reference_nuts import nuts
 from physzoo.inference.reference_pcn import pcn
+from physzoo.inference.sbc import ecdf_band, holm, interval_coverage, pit, uniformity
+from physzoo.inference.tarp import tarp
 from physzoo.references import disagreement
 
 MODEL = Linear(noise=0.1)
@@ -121,7 +123,7 @@ def test_nuts_finds_the_posterior(whitened):
     options = {}
     if whitened:
         options = {"inverse_mass": covariance, "initial": {"z": mean[:2], "rate": mean[2].exp()}}
-    found = nuts(MODEL, {"y": Y[0]}, chains=2, draws=300, warmup=150, progress=False, **options)
+    found = nuts(MODEL, {"y": Y[0]}, chains=2, draws=300, warmup=150, seed=1, progress=False, **options)
     assert found.r_hat < 1.03
     assert found.ess > 100
     assert found.divergences == 0
@@ -236,6 +238,79 @@ def test_a_file_that_is_no_reference_is_named_and_not_executed(tmp_path):
     np.savez(path, meta=np.array({"format": "x"}, dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match=r"wrong\.npz"):
         Reference.load(path)
+
+
+def test_any_site_name_is_stored_and_read_back(tmp_path):
+    names = ["a/b", "../up", "x", "x.npy", "draws", "a b", "ü%2F", "meta"]
+    draws = {name: np.full((2, 5), float(index)) + np.arange(5) for index, name in enumerate(names)}
+    back = Reference.load(
+        Reference("mine", draws, summarise(draws), {"s/t": np.zeros((2, 5))}).save(tmp_path / "r.npz")
+    )
+    assert list(back.draws) == names
+    for index, name in enumerate(names):
+        assert back.draws[name][0, 0] == index
+        assert back.summary["mean"][name] == index + 2
+    assert list(back.stats) == ["s/t"]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"draws/z": np.zeros(3)},
+        {"draws/z": np.zeros((2, 0))},
+        {"draws/z": np.zeros((2, 3)), "draws/a": np.zeros((2, 4))},
+        {"draws/z": np.zeros((2, 3), complex)},
+        {"draws/z": np.zeros((2, 3)), "other": np.zeros(3)},
+        {"draws/z": np.zeros((2, 3)), "summary/mean": np.zeros(3)},
+    ],
+)
+@pytest.mark.parametrize("deep", [False, True])
+def test_files_with_other_contents_are_refused(arrays, deep, tmp_path):
+    meta = '{"format": "physzoo reference 1", "method": "x", "settings": {}, "datasets": null}'
+    np.savez(tmp_path / "r.npz", meta=np.array("[" * 100_000 if deep else meta), **arrays)
+    with pytest.raises(ValueError, match=r"path: got 'r\.npz', expected a file written by Reference\.save"):
+        Reference.load(tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda ref: ref.save(3), "path"),
+        (lambda ref: Reference("x", {"z": np.array([[None]])}, {}).save("x.npz"), "draws"),
+        (lambda ref: Reference("x", ref.draws, {}, settings={"a": object()}).save("x.npz"), "settings"),
+        (lambda ref: Reference("x", {}, {}).save("x.npz"), "draws"),
+        (lambda ref: Reference.load(None), "path"),
+        (lambda ref: ref.thinned("3"), "draws"),
+        (lambda ref: ref.thinned(True), "draws"),
+        (lambda ref: ref.select(None), "index"),
+        (lambda ref: summarise({"z": np.zeros((2, 3), complex)}), "draws"),
+        (lambda ref: summarise({"z": np.zeros(3)}), "draws"),
+        (lambda ref: summarise([1]), "draws"),
+        (lambda ref: nuts(MODEL, {"y": Y[0]}, draws=1), "draws"),
+        (lambda ref: nuts(MODEL, {"y": Y[0]}, draws=2**64), "draws"),
+        (lambda ref: pcn(MODEL, {"y": Y[0]}, thin=2**64), "thin"),
+        (lambda ref: pcn(MODEL, {"y": Y[0]}, draws=10**8, chains=10**3), "chains, draws"),
+        (lambda ref: grid(two_unknowns, {"y": Y[0, 0]}, points=10**6), "points"),
+        (lambda ref: grid(two_unknowns, {"y": Y[0, 0] * torch.nan}), "data"),
+        (lambda ref: nuts(MODEL, {"y": Y[0] * torch.nan}), "data"),
+        (lambda ref: pcn(MODEL, {"y": Y[0] * torch.nan}, warmup=8), "data"),
+        (lambda ref: pcn(MODEL, {"y": Y[0]}, loc=torch.zeros(3, device="meta")), "loc"),
+        (lambda ref: total_variation([0.5, 0.6], [0.5, 0.5]), "p"),
+        (lambda ref: pit([1.0], [[2.0]], 3), "rng"),
+        (lambda ref: uniformity([0.5, 1.5]), "pits"),
+        (lambda ref: holm({"a": np.nan}), "pvalues"),
+        (lambda ref: ecdf_band([3]), "count"),
+        (lambda ref: interval_coverage([0.5], 0.5), "levels"),
+        (lambda ref: tarp(np.zeros((3, 2)), np.zeros((4, 3, 1)), np.random.default_rng(0)), "truths, draws"),
+    ],
+)
+def test_odd_arguments_are_refused_in_one_sentence(call, named):
+    reference = Reference("x", {"z": np.zeros((2, 5))}, {})
+    with pytest.raises((ValueError, TypeError), match=f"{named}.*: got .*expected") as caught:
+        call(reference)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,19 @@ def test_the_same_seed_gives_the_same_draws_and_leaves_the_generator() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("changes", [{"chains": 1}, {"draws": 0}, {"warmup": 3}, {"loc": torch.zeros(2).double()}])
+BAD = (
+    {"chains": 1},
+    {"draws": 0},
+    {"draws": 2**64},
+    {"warmup": 3},
+    {"loc": torch.zeros(2).double()},
+    {"loc": torch.zeros(6) * 1j},
+    {"tril": torch.zeros(6, 6).double()},
+    {"tril": torch.zeros(6, 6, device="meta")},
+)
+
+
+@pytest.mark.parametrize("changes", BAD)
 def test_bad_numbers_are_named(changes: dict) -> None:
     animal = get("linear_gaussian")
     settings = {"loc": torch.zeros(6).double(), "tril": torch.eye(6).double(), **changes}

@@ -1,0 +1,55 @@
+"""One warning for what cannot be trusted, of a category of its own, so that it can be silenced or made an error."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .reference import Reference
+
+
+class TrustWarning(UserWarning):
+    """A result came out, and its own diagnostics say that it cannot be trusted; the text says what to do."""
+
+
+ADVICE = {
+    "nuts": "more warmup= and draws=, start from laplace (initial=, inverse_mass=)",
+    "hmc": "more warmup= and draws=",
+    "pcn": "more warmup= and draws=, a larger thin=",
+    "smc": "more particles= and moves=",
+}
+
+
+def warn(text: str, stacklevel: int = 2) -> None:
+    """Warn the caller of the function that calls this."""
+    warnings.warn(text, TrustWarning, stacklevel=stacklevel + 1)
+
+
+def warn_of(reference: Reference, stacklevel: int = 2) -> None:
+    """Warn once of a sampler's draws with R-hat above 1.01, an effective sample size below 400, or divergences."""
+    doubts, advice = [], [ADVICE.get(reference.method, "more draws")]
+    if not reference.r_hat < 1.01:
+        doubts.append(f"R-hat {reference.r_hat:.3f}, expected below 1.01")
+    if not reference.ess > 400:
+        doubts.append(f"{reference.ess:.0f} effective draws, expected over 400")
+    if reference.divergences:
+        doubts.append(f"{reference.divergences} divergences, expected none")
+        advice.append("target_accept= nearer to 1")
+    if not reference.r_hat < 1.01 and reference.method != "smc":
+        advice.append("smc where there may be several modes")
+    if doubts:
+        warn(
+            f"{reference.method}: got {', '.join(doubts)}: do not trust these draws yet; {', '.join(advice)}",
+            stacklevel + 1,
+        )
+
+
+def warn_of_weights(k_hat: float, argument: str, stacklevel: int = 2) -> None:
+    """Warn once of importance weights whose k-hat is not below 0.7."""
+    if not k_hat < 0.7:
+        warn(
+            f"{argument}: got k-hat {k_hat:.2f}, expected below 0.7: these weights cannot be trusted; fit longer, take a richer "
+            "family, start from laplace, or draw by hmc, nuts or smc instead",
+            stacklevel + 1,
+        )
