@@ -62,12 +62,15 @@ class StateGuide(PyroModule):
         e = pyro.sample(f"_{self.state}_residual", self._noise(), infer={"is_auxiliary": True})
         u, log_slope = self._state(e, self._z(values))
         dims = self._noise().event_dim
-        solved = u.isfinite().flatten(u.dim() - dims).all(-1)
+        solved = u.isfinite().flatten(u.dim() - dims).all(-1) & log_slope.isfinite()
+        infer = {}
         if not bool(solved.all()):
             u = torch.where(solved[(...,) + (None,) * dims], u, 0.0)
             log_slope = torch.where(solved, log_slope, -torch.inf)  # of no weight against any model
+            if all(bool(value.isfinite().all()) for value in (e, *values.values())):  # else the guide has broken down
+                infer = {"rejected": ~solved}
         delta: Any = dist.Delta(u, log_density=-log_slope, event_dim=dims)  # type: ignore[arg-type]
-        return {**values, self.state: pyro.sample(self.state, delta)}
+        return {**values, self.state: pyro.sample(self.state, delta, infer=infer)}
 
     def log_prob(self, values: Mapping[str, Tensor], data: Mapping[str, Any]) -> Tensor:
         """Evaluate log q(z, u | y) at given values, where ``guide_z`` can score its own.
@@ -158,7 +161,7 @@ class ResidualGuide(StateGuide):
     def _state(self, e: Tensor, z: Any) -> tuple[Tensor, Tensor]:
         taken = self._taken(z)
         u = self._problem[0].solve(taken, residual=e)
-        return u, -self._problem[0].logdet(u, taken)
+        return u, -self._problem[0].logdet(torch.where(u.isfinite(), u, 0.0), taken)
 
     def _noise_of(self, u: Tensor, z: Any) -> tuple[Tensor, Tensor]:
         taken = self._taken(z)

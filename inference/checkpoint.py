@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
 import zipfile
@@ -32,8 +33,10 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the file could not be written; the previous one is left as it was.
     """
+    file = io.BytesIO()  # torch's own writing hides the reason when a disk is full
+    torch.save({"format": FORMAT, **state}, file)
     with replacing(path) as beside:
-        torch.save({"format": FORMAT, **state}, beside)
+        beside.write_bytes(file.getbuffer())
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -42,10 +45,10 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such file, or it is no checkpoint of physzoo.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: got '{path}', expected a file written by fit")
     try:
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint: got '{path}', expected a file written by fit")
         if not zipfile.is_zipfile(path):
             raise CheckpointError(f"checkpoint: '{path}' is not a physzoo checkpoint (not the archive that fit writes)")
         with zipfile.ZipFile(path) as archive:

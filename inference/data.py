@@ -12,9 +12,11 @@ from torch import Tensor
 from ..guides.arguments import check_mask, check_observed
 from ..guides.refine import Refined
 from ..guides.require import function, named, shown, tensors, whole
-from ..guides.sites import Data, latent_sites, plate_nesting, prototype, repeated, rows_of, seeded, simulate
+from ..guides.nodes import nodes
+from ..guides.sites import Data, latent_sites, plate_nesting, prototype, repeated, rows_of, seeded
 from .densities import conditioned, count, one
 from .objectives import Batch
+from .rejected import Loss, Share, accepted_pairs, told_once
 
 REFINED_AT_ONCE = 4096
 
@@ -42,6 +44,7 @@ class DataSets:
             whole("batch_size", self.batch_size, 1, sets)
         tensors("latents", self.latents or {})
         for name, value in (self.latents or {}).items():
+            _check_numbers(f"latents['{name}']", value)
             if value.shape[:1] != (sets,):
                 raise ValueError(
                     f"latents['{name}']: got shape {tuple(value.shape)}, expected ({sets}, ...), one for each data set"
@@ -74,6 +77,8 @@ class Simulator:
             function("corrupt", self.corrupt)
         if self.seen is not None:
             count(self.seen)
+            for name, value in self.seen.items():
+                _check_numbers(f"seen['{name}']", value)
 
 
 Source = Mapping[str, Any] | DataSets | Simulator
@@ -93,7 +98,7 @@ def simulated_once(
     paid for once and not at every step. The price is that a guide can learn the pairs by heart, if they are few.
 
     Args:
-        model: a Pyro model; data sets on which it is not finite are left out.
+        model: a Pyro model; pairs that the physics rejects, or that are not finite, are drawn again.
         guide: a guide of it; one without ``refined`` gets pairs alone.
         simulations: how many pairs.
         batch_size: of the steps; ``None`` takes all.
@@ -101,20 +106,20 @@ def simulated_once(
         seed: of the draws.
 
     Raises:
-        ValueError: a number below one, no usable pair, fewer than ``batch_size``, or a model that does not simulate its
-            own joint density.
+        ValueError: a number below one, or below ``batch_size``, or a model that does not simulate its own joint density.
+        RejectedError: more than a half of the pairs are rejected.
     """
     whole("simulations", simulations, 1)
     given = dict(given or {})
-    check_simulates(model, given)
-    drawn = simulate(model, simulations, given, seed=seed)
-    usable = torch.stack([torch.isfinite(v.reshape(len(v), -1)).all(-1) for v in drawn.values()]).all(0)
-    if not usable.any():
-        raise ValueError(f"model: got no finite data set in {simulations} simulations, expected at least one")
-    drawn = {name: value[usable] for name, value in drawn.items()}
+    with told_once():
+        check_simulates(model, given)
+        drawn, loss = accepted_pairs(model, simulations, given, seed=seed)
+    share = Share()
+    share.count(loss)
+    share.check(done=True)
     example = {**given, **_data_arguments(model, drawn)}
     names = tuple(latent_sites(prototype(model, example)))
-    sets = int(usable.sum())
+    sets = simulations
     data = {**repeated(given, sets), **{name: value for name, value in drawn.items() if name in example}}
     latents = {name: drawn[name] for name in names}
     refine = getattr(guide, "refined", None)
@@ -134,11 +139,11 @@ def check_simulates(model: Callable[..., Any], given: Data | None) -> None:
     Raises:
         ValueError: a site is observed even without data; but for the factor of ``observe`` at data that it could not simulate.
     """
-    nodes: dict[str, Any] = dict(prototype(model, given).nodes)
-    for name, site in nodes.items():
+    found = nodes(prototype(model, given))
+    for name, site in found.items():
         if site["type"] != "sample" or not site["is_observed"]:
             continue
-        simulated = nodes.get(name.removesuffix("_rejected"))
+        simulated = found.get(name.removesuffix("_rejected"))
         if (
             type(site["fn"]).__name__ == "Unit"
             and simulated is not None
@@ -159,22 +164,32 @@ class Batches:
     """Turn a source into the batch of a given step, so that a resumed fit sees the same.
 
     Minibatches are a function of seed and step alone. A ``Simulator`` draws from torch's generator, whose state checkpoints keep.
-    With ``device`` the example of one data set is there, where the model must be already.
+    With ``device`` the example of one data set is there, where the model must be already. ``loss`` says how many of the pairs
+    simulated last the physics rejected; others were drawn in their place. With ``enumerated``, discrete latent sites that the
+    model marks for enumeration are not for the guide.
 
     Raises:
         TypeError: the source is none of the three kinds.
         ValueError: the model cannot be traced on it, or does not simulate its own joint density.
     """
 
-    def __init__(self, model: Callable[..., Any], source: Source, seed: int, device: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        source: Source,
+        seed: int,
+        device: str | None = None,
+        enumerated: bool = False,
+    ) -> None:
         self.model, self.source, self.seed, self.device = model, source, seed, device
+        self.loss = Loss()
         if isinstance(source, Simulator):
             given = _on(device, source.given or {})
             check_simulates(model, given)
             self.nesting = plate_nesting(prototype(model, given))
-            drawn = simulate(model, 2, given, seed=0, nesting=self.nesting)
+            drawn, _ = accepted_pairs(model, 2, given, seed=0, nesting=self.nesting)
             self.example = {**given, **_data_arguments(model, drawn)}
-            self.latent_names = tuple(latent_sites(prototype(model, self.example)))
+            self.latent_names = tuple(_latents(prototype(model, self.example), enumerated))
             strange = sorted(set(source.seen or {}) - set(self.latent_names))
             if strange:
                 raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latent_names)}")
@@ -188,7 +203,8 @@ class Batches:
             )
         self.example = _on(device, one(source.data) if isinstance(source, DataSets) else source)
         trace = prototype(model, self.example)
-        self.nesting, self.latent_names = plate_nesting(trace), tuple(latent_sites(trace))
+        self.nesting, self.latent_names = plate_nesting(trace), tuple(_latents(trace, enumerated))
+        _check_infinite(trace, source.data if isinstance(source, DataSets) else source)
         if isinstance(source, DataSets):
             self.sets = count(source.data)
             check_observed(trace, source.data, self.sets)
@@ -205,14 +221,14 @@ class Batches:
 
     def _simulated(self, source: Simulator, size: int) -> Batch:
         given = _on(self.device, source.given or {})
-        drawn = simulate(self.model, size, given, nesting=self.nesting)
+        drawn, self.loss = accepted_pairs(self.model, size, given, nesting=self.nesting)
         if source.seen:
             half = size // 2
             rows = torch.randint(count(source.seen), (half,))
             like = next(iter(drawn.values()))
             seen = {name: value[rows.to(value.device)].to(like.device) for name, value in source.seen.items()}
             known = conditioned(self.model, seen, self.nesting)
-            around = simulate(known, half, given, nesting=self.nesting) if half else {}
+            around = accepted_pairs(known, half, given, nesting=self.nesting)[0] if half else {}
             drawn = {name: torch.cat([around[name], value[half:]]) if half else value for name, value in drawn.items()}
         latents = {name: drawn[name] for name in self.latent_names}
         data = {name: value for name, value in drawn.items() if name in self.example}
@@ -234,6 +250,46 @@ class Batches:
         data = rows_of(source.data, rows)
         refined = None if source.refined is None else source.refined.rows(rows)
         return Batch(data, size, {name: value[rows] for name, value in latents.items()}, self.nesting, refined)
+
+
+def _latents(trace: Any, enumerated: bool) -> dict[str, Any]:
+    """The sites that a guide has to draw.
+
+    Raises:
+        ValueError: there is none, or one is discrete and nobody sums over it.
+    """
+    sites = {n: s for n, s in nodes(trace).items() if s["type"] == "sample" and not s["is_observed"]}
+    discrete = [name for name, site in sites.items() if getattr(site["fn"].support, "is_discrete", False)]
+    marked = [name for name in discrete if enumerated and sites[name]["infer"].get("enumerate")]
+    wrong = [name for name in discrete if name not in marked]
+    if wrong:
+        raise ValueError(
+            f"model: latent site '{wrong[0]}' is discrete, expected continuous sites; sum over it by @pyro.infer.config_enumerate on "
+            "the model and pyro.infer.TraceEnum_ELBO() as objective"
+        )
+    without = trace.copy()
+    for name in marked:
+        without.remove_node(name)
+    return latent_sites(without)
+
+
+def _check_infinite(trace: Any, data: Mapping[str, Any]) -> None:
+    """Refuse infinite data, which an encoder would take for large ones; NaN shows by itself.
+
+    Raises:
+        ValueError: an entry that is not masked is infinite.
+    """
+    mask = data.get("mask")
+    for name, value in data.items():
+        site = nodes(trace).get(name)
+        if not isinstance(value, Tensor) or not value.is_floating_point() or site is None or not site["is_observed"]:
+            continue
+        wrong = torch.isinf(value)
+        if isinstance(mask, Tensor):
+            wrong = wrong & mask.expand(value.shape) if mask.ndim <= value.ndim else wrong
+        if bool(wrong.any()):
+            where = tuple(torch.nonzero(wrong)[0].tolist())
+            raise ValueError(f"data['{name}']: got {value[where].item()} at {where}, expected finite numbers; mask what is missing")
 
 
 def _on(device: str | None, data: Data) -> dict[str, Any]:
@@ -265,6 +321,15 @@ def _check_corrupted(data: Any, example: Mapping[str, Any]) -> None:
         raise ValueError(f"corrupt(data): got {shown(sorted(data))}, expected also {', '.join(missing)}")
 
 
+def _check_numbers(name: str, value: Tensor) -> None:
+    """Refuse values of unknowns that are not finite numbers."""
+    if value.is_complex() or value.layout != torch.strided or value.device.type == "meta":
+        raise TypeError(f"{name}: got {value.layout} {shown(value)} on {value.device}, expected real numbers, dense")
+    if not bool(torch.isfinite(value).all()):
+        where = tuple(torch.nonzero(~torch.isfinite(value))[0].tolist())
+        raise ValueError(f"{name}: got {value[where].item()} at {where}, expected finite numbers")
+
+
 def _check_latents(latents: Mapping[str, Tensor], trace: Any) -> None:
     """Refuse unknowns that are not the model's, or have not their shape."""
     sites = latent_sites(trace) if latents else {}
@@ -278,3 +343,4 @@ def _check_latents(latents: Mapping[str, Tensor], trace: Any) -> None:
             raise ValueError(
                 f"latents['{name}']: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {shape} behind"
             )
+        check_support(f"latents['{name}']", value, sites[name], None)

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..guides.amortized_guide import AmortizedGuide
 from ..guides.require import real, shown, whole
 from .objectives import ELBO, Batch, ForwardKL, Mixture, log_densities
+from .rejected import by_draw
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,15 @@ class Renyi:
         """Return the negative alpha-bound on the log evidence a data set."""
         if self.alpha == 1:
             return ELBO(self.particles)(model, guide, batch)
-        log_p, log_q = log_densities(model, guide, batch, self.particles)
+        log_p, log_q, kept = log_densities(model, guide, batch, self.particles)
         rest = 1.0 - self.alpha
-        bound = (rest * (log_p - log_q)).logsumexp(0) - math.log(self.particles)
-        return -bound.mean() / rest
+        powers, draws = rest * (log_p - log_q), math.log(self.particles)
+        if kept is not None:
+            powers, kept = by_draw(powers, kept, self.particles)
+            some = kept.any(0)
+            powers = torch.where(kept, powers, torch.full_like(powers, -torch.inf))[:, some]
+            draws = kept.sum(0)[some].to(powers).log()
+        return -(powers.logsumexp(0) - draws).mean() / rest
 
 
 @dataclass(frozen=True)

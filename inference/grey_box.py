@@ -28,9 +28,9 @@ from torch import Tensor
 
 from ..guides.nodes import nodes
 from ..guides.require import real, whole
-from ..guides.sites import simulate
-from .densities import paired_traces, site_log_probs, total
+from .densities import site_log_probs, total
 from .objectives import Batch
+from .rejected import accepted_pairs, accepted_traces, average
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class GreyBoxELBO:
             if not hasattr(part, needed):
                 raise TypeError(f"{name}: got {type(part).__name__} without '{needed}', expected a grey-box {name}")
         size = None if self.particles == 1 else self.particles
-        model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
+        model_trace, guide_trace, kept = accepted_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
         log_p = total(site_log_probs(model_trace, batch.nesting))
         log_q = total(site_log_probs(guide_trace, batch.nesting))
-        terms = {"elbo": (log_q - log_p).mean()}
+        terms = {"elbo": average(log_q - log_p, kept, self.particles)}
         decoded = nodes(model_trace)["_RETURN"]["value"]
         variance, dims = module.sd.square(), tuple(range(-module.event_dim, 0))
 
         def misfit(a: Tensor, b: Tensor) -> Tensor:
-            return (a - b).square().sum(dims).mean() / variance
+            return average((a - b).square().sum(dims), kept, self.particles) / variance
 
         if self.predictive:
             pairs = (
@@ -101,10 +101,10 @@ class GreyBoxELBO:
             terms["cleansing"] = self.cleansing * misfit(cleansed, decoded.physics.detach())
         count = self.sleepers or batch.datasets or 1
         if self.sleep:
-            drawn = simulate(module.physics_alone, count, nesting=0)
+            drawn, _ = accepted_pairs(module.physics_alone, count, nesting=0)
             terms["sleep"] = -self.sleep * family.physics.log_prob(drawn, {"x": drawn["x"]}).mean()
         if self.whole_sleep:
-            drawn = simulate(module, count, nesting=0)
+            drawn, _ = accepted_pairs(module, count, nesting=0)
             data = {"x": drawn["x"]}
             if batch.data.get("mask") is not None:
                 masks = batch.data["mask"].expand(batch.data["x"].shape)

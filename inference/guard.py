@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from torch import Tensor
 from ..guides.nodes import nodes
 from ..guides.sites import plated
 from .objectives import Batch
+from .rejected import NonFiniteError as NonFiniteError
+from .rejected import rejected
 
 
-class NonFiniteError(FloatingPointError):
-    """A fit met a value or a density that is not finite; the message names the site and the sample."""
+NOTHING_FOUND = (
+    "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
+)
 
 
 def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int = 1) -> str:
@@ -37,18 +41,43 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
                 return f"guide site '{name}' drew {_number(site['value'], where)} at {at}"
         replayed = poutine.replay(plated(model, batch.nesting, size, batch.datasets), trace=guide_trace)
         model_trace = poutine.trace(replayed).get_trace(**batch.data)
+    outer = tuple(n for n in (size, batch.datasets) if n is not None)
+    gone = rejected((model_trace, guide_trace), batch.nesting, outer)
     for kind, trace in (("guide", guide_trace), ("model", model_trace)):
         for name, site in _samples(trace):
             log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            where = _first(log_prob)
+            where = _first(log_prob, missing=_draws_like(gone, log_prob))
             if where is not None:
                 drawn = _latent_values(model_trace, where)
                 return (
                     f"{kind} site '{name}' has log density {_number(log_prob, where)} at {_place(where, batch)}{drawn}"
                 )
-    return (
-        "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
-    )
+    return NOTHING_FOUND
+
+
+def sound(losses: Sequence[float]) -> bool:
+    """Whether a fit is not far above where it began: further than ten times what it gained and its losses scatter.
+
+    Levels are medians, of up to 20 losses, so that single draws do not decide; a run of fewer than three is judged by its
+    last loss.
+    """
+    values = torch.tensor([loss for loss in losses if math.isfinite(loss)], dtype=torch.float64)
+    if not len(values):
+        return True
+    size = max(1, min(20, len(values) // 3))
+    blocks = values[: len(values) // size * size].reshape(-1, size)
+    levels = blocks.median(1).values
+    scatter = (blocks - levels[:, None]).abs().median(1).values.min()
+    first, last = levels[0], values[-size:].median()
+    return bool(last <= first + 10 * (first - levels.min()) + 10 * scatter)
+
+
+def _draws_like(gone: Tensor | None, log_prob: Tensor) -> Tensor | None:
+    """Which entries of a log density belong to rejected draws: these are left out, not wrong."""
+    if gone is None or log_prob.ndim < gone.ndim:
+        return None
+    own = log_prob.ndim - gone.ndim
+    return gone.reshape(gone.shape + (1,) * own).expand(log_prob.shape)
 
 
 def _samples(trace: poutine.Trace) -> list[tuple[str, Any]]:

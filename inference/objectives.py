@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import pyro.infer
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -16,7 +15,8 @@ from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, real, shown, whole
 from ..guides.sites import Data, plain, plated
-from .densities import conditioned, paired_traces, site_log_probs, total
+from .densities import conditioned, site_log_probs, total
+from .rejected import accepted_traces, average
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class ELBO:
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the negative ELBO a data set."""
-        log_p, log_q = log_densities(model, guide, batch, self.particles)
-        return (log_q - log_p).mean()
+        log_p, log_q, kept = log_densities(model, guide, batch, self.particles)
+        return average(log_q - log_p, kept, self.particles)
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,14 @@ class Reweighted:
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted negative log density of the guide's own draws."""
         with torch.no_grad():
-            model_trace, guide_trace = paired_traces(
+            model_trace, guide_trace, kept = accepted_traces(
                 model, guide, batch.data, batch.nesting, self.particles, batch.datasets
             )
             log_w = total(site_log_probs(model_trace, batch.nesting)) - total(
                 site_log_probs(guide_trace, batch.nesting)
             )
-            log_w = torch.where(torch.isfinite(log_w), log_w, torch.full_like(log_w, -torch.inf))
+            useful = torch.isfinite(log_w) if kept is None else torch.isfinite(log_w) & kept
+            log_w = torch.where(useful, log_w, torch.full_like(log_w, -torch.inf))
             ceiling = log_w.logsumexp(0) - 0.5 * torch.log(torch.tensor(float(self.particles)))
             weights = torch.softmax(torch.minimum(log_w, ceiling), 0)
             outer = tuple(log_w.shape)
@@ -119,7 +120,8 @@ class Reweighted:
                 if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
             }
         log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting), len(outer))
-        return -(weights * log_q).sum(0).mean()
+        losses = -(weights * log_q).sum(0)
+        return losses.mean() if kept is None else losses[kept.any(0)].mean()
 
 
 @dataclass(frozen=True)
@@ -147,37 +149,19 @@ class Mixture:
         return torch.stack([weight * objective(model, guide, batch) for weight, objective in self.terms]).sum()
 
 
-@dataclass(frozen=True)
-class Stock:
-    """Any objective of Pyro with a ``differentiable_loss`` (``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceEnum_ELBO``, ...)."""
-
-    elbo: pyro.infer.ELBO
-
-    def __post_init__(self) -> None:
-        if not hasattr(self.elbo, "differentiable_loss"):
-            raise ValueError(
-                f"objective: got {type(self.elbo).__name__}, expected one with a differentiable_loss, e.g. Trace_ELBO()"
-            )
-
-    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
-        """Return Pyro's loss a data set."""
-        loss: Any = self.elbo.differentiable_loss  # type: ignore[attr-defined]
-        parts = (plated(fn, batch.nesting, None, batch.datasets) for fn in (model, guide))
-        return loss(*parts, **batch.data) / (batch.datasets or 1)
-
-
 def log_densities(
     model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int
-) -> tuple[Tensor, Tensor]:
-    """Return log p(z, y) and log q(z | y) of fresh draws, differentiable; shapes broadcast to (S, [B])."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return log p(z, y) and log q(z | y) of fresh draws, differentiable, and which count; shapes broadcast to (S, [B])."""
     size = None if particles == 1 else particles
-    model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
+    model_trace, guide_trace, kept = accepted_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
     for name, site in nodes(guide_trace).items():
         if site["type"] == "sample" and not site["fn"].has_rsample and not poutine.util.site_is_subsample(site):
             raise ValueError(
                 f"guide: site '{name}' has no reparameterised draws, expected such, or pyro.infer.Trace_ELBO() as objective"
             )
-    return total(site_log_probs(model_trace, batch.nesting)), total(site_log_probs(guide_trace, batch.nesting))
+    log_p, log_q = (total(site_log_probs(trace, batch.nesting)) for trace in (model_trace, guide_trace))
+    return log_p, log_q, kept
 
 
 def guide_log_prob(guide: Callable[..., Any], batch: Batch, outer: int = 1) -> Tensor:
