@@ -274,12 +274,12 @@ class _Loop:
         reason = None
         if watch.gone or self.skipped >= self.options.max_skipped:
             reason = diagnose(self.model, self.guide, batch, self.particles)
+        of_rejected = bool(watch.gone) and reason == NOTHING_FOUND  # in an objective that does not know of them
+        if not of_rejected:
+            self.skipped += 1
+            if self.skipped > self.options.max_skipped:
+                raise NonFiniteError(f"step {self.step}: {reason}{self._keep_good()}")
         put_back(after)
-        if watch.gone and reason == NOTHING_FOUND:
-            return  # a rejected draw, in an objective that does not know of them
-        self.skipped += 1
-        if self.skipped > self.options.max_skipped:
-            raise NonFiniteError(f"step {self.step}: {reason}{self._keep_good()}")
 
     def _is_good(self) -> bool:
         return sound(self.losses) and all(bool(torch.isfinite(value).all()) for value in self.parameters)

@@ -58,13 +58,13 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
 def sound(losses: Sequence[float]) -> bool:
     """Whether a fit is not far above where it began: further than ten times what it gained and its losses scatter.
 
-    Levels are medians, of up to 20 losses, so that single draws do not decide; a run of fewer than three is judged by its
-    last loss.
+    Levels are medians, of 5 to 20 losses, so that single draws do not decide. Fewer than 15 losses do not show their scatter;
+    there a thousandfold rise decides.
     """
     values = torch.tensor([loss for loss in losses if math.isfinite(loss)], dtype=torch.float64)
-    if not len(values):
-        return True
-    size = max(1, min(20, len(values) // 3))
+    if len(values) < 15:
+        return not len(values) or bool(values[-1] <= values[0] + 1e3 * (1 + values[0].abs()))
+    size = min(20, len(values) // 3)
     blocks = values[: len(values) // size * size].reshape(-1, size)
     levels = blocks.median(1).values
     scatter = (blocks - levels[:, None]).abs().median(1).values.min()
