@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guides.arguments import check_mask, check_observed
+from ..guides.arguments import CAUSES, check_mask, check_observed
 from ..guides.refine import Refined
-from ..guides.require import function, named, shown, tensors, whole
+from ..guides.require import function, seed_number, shown, tensors, whole
 from ..guides.nodes import nodes
 from ..guides.sites import Data, latent_sites, plate_nesting, prototype, repeated, rows_of, seeded
 from .densities import conditioned, count, one
-from .objectives import Batch
+from .objectives import MOST, Batch
 from .rejected import Loss, Share, accepted_pairs, told_once
 
 REFINED_AT_ONCE = 4096
@@ -38,13 +38,17 @@ class DataSets:
     refined: Refined | None = None
 
     def __post_init__(self) -> None:
-        sets = count(self.data)
         check_mask(self.data)
+        check_dense("data", self.data)
+        sets = count(self.data)
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, 1, sets)
-        tensors("latents", self.latents or {})
-        for name, value in (self.latents or {}).items():
-            _check_numbers(f"latents['{name}']", value)
+        if self.refined is not None and not isinstance(self.refined, Refined):
+            raise TypeError(f"refined: got {shown(self.refined)}, expected what the guide's refined(data) returns")
+        latents = {} if self.latents is None else self.latents
+        tensors("latents", latents)
+        for name, value in latents.items():
+            check_numbers(f"latents['{name}']", value)
             if value.shape[:1] != (sets,):
                 raise ValueError(
                     f"latents['{name}']: got shape {tuple(value.shape)}, expected ({sets}, ...), one for each data set"
@@ -70,15 +74,16 @@ class Simulator:
     seen: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
-        whole("batch_size", self.batch_size, 1)
-        named("given", self.given or {})
-        check_mask(self.given or {}, "given")
+        whole("batch_size", self.batch_size, 1, MOST)
+        given = {} if self.given is None else self.given
+        check_mask(given, "given")
+        check_dense("given", given)
         if self.corrupt is not None:
             function("corrupt", self.corrupt)
         if self.seen is not None:
             count(self.seen)
             for name, value in self.seen.items():
-                _check_numbers(f"seen['{name}']", value)
+                check_numbers(f"seen['{name}']", value)
 
 
 Source = Mapping[str, Any] | DataSets | Simulator
@@ -109,8 +114,18 @@ def simulated_once(
         ValueError: a number below one, or below ``batch_size``, or a model that does not simulate its own joint density.
         RejectedError: more than a half of the pairs are rejected.
     """
-    whole("simulations", simulations, 1)
-    given = dict(given or {})
+    whole("simulations", simulations, 1, MOST)
+    if batch_size is not None:
+        whole("batch_size", batch_size, 1, simulations)
+    if seed is not None:
+        seed_number(seed)
+    if guide is not None:
+        function("guide", guide)
+        if isinstance(guide, type):
+            raise TypeError(f"guide: got the class {guide.__name__}, expected a guide or None")
+    given = {} if given is None else given
+    check_mask(given, "given")
+    check_dense("given", given)
     with told_once():
         check_simulates(model, given)
         drawn, loss = accepted_pairs(model, simulations, given, seed=seed)
@@ -150,6 +165,8 @@ def check_simulates(model: Callable[..., Any], given: Data | None) -> None:
             and not torch.isfinite(simulated["value"]).all()
         ):
             continue  # a rejected simulation, which is dropped below
+        if name in (given or {}):
+            raise ValueError(f"given['{name}']: got data of an observed site, expected arguments that are not drawn, e.g. a mask")
         raise ValueError(
             f"model: site '{name}' is observed even without data, so the model does not simulate its own joint density; "
             "simulate with the forward model (calibrate: pass simulator=)"
@@ -193,14 +210,19 @@ class Batches:
             strange = sorted(set(source.seen or {}) - set(self.latent_names))
             if strange:
                 raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latent_names)}")
+            for name, value in (source.seen or {}).items():
+                _check_values(f"seen['{name}']", value, drawn[name].shape[1:], nodes(prototype(model, self.example))[name])
             if source.corrupt is not None:
                 with seeded(0):
-                    _check_corrupted(self._simulated(source, 2).data, self.example)
+                    _check_corrupted(self._corrupted(source, 2), self.example)
             return
         if not isinstance(source, (DataSets, Mapping)):
             raise TypeError(
                 f"data: got {type(source).__name__}, expected a mapping of the model's arguments, DataSets or Simulator"
             )
+        if not isinstance(source, DataSets):
+            check_mask(source)
+            check_dense("data", source)
         self.example = _on(device, one(source.data) if isinstance(source, DataSets) else source)
         trace = prototype(model, self.example)
         self.nesting, self.latent_names = plate_nesting(trace), tuple(_latents(trace, enumerated))
@@ -236,6 +258,13 @@ class Batches:
         if source.corrupt is not None:
             data = source.corrupt(data)
         return Batch(data, size, latents, self.nesting)
+
+    def _corrupted(self, source: Simulator, size: int) -> Any:
+        try:
+            return self._simulated(source, size).data
+        except CAUSES as error:
+            what = f"{type(error).__name__}: {error}".split("\n", 1)[0][:120]
+            raise ValueError(f"corrupt: got {shown(source.corrupt)}, which fails on simulated data ({what}), expected data") from error
 
     def _minibatch(self, source: DataSets, step: int) -> Batch:
         latents = dict(source.latents or {})
@@ -321,10 +350,10 @@ def _check_corrupted(data: Any, example: Mapping[str, Any]) -> None:
         raise ValueError(f"corrupt(data): got {shown(sorted(data))}, expected also {', '.join(missing)}")
 
 
-def _check_numbers(name: str, value: Tensor) -> None:
+def check_numbers(name: str, value: Tensor) -> None:
     """Refuse values of unknowns that are not finite numbers."""
-    if value.is_complex() or value.layout != torch.strided or value.device.type == "meta":
-        raise TypeError(f"{name}: got {value.layout} {shown(value)} on {value.device}, expected real numbers, dense")
+    if value.is_complex() or value.layout != torch.strided or value.is_meta:
+        raise TypeError(f"{name}: got {shown(value)}, {value.layout} on {value.device}, expected real numbers, dense")
     if not bool(torch.isfinite(value).all()):
         where = tuple(torch.nonzero(~torch.isfinite(value))[0].tolist())
         raise ValueError(f"{name}: got {value[where].item()} at {where}, expected finite numbers")
@@ -338,12 +367,26 @@ def _check_latents(latents: Mapping[str, Tensor], trace: Any) -> None:
             f"latents: got {shown(sorted(latents))}, expected {shown(sorted(sites))}, the model's latent sites"
         )
     for name, value in latents.items():
-        shape = tuple(sites[name]["fn"].shape())
-        if tuple(value.shape[1:]) != shape:
-            raise ValueError(
-                f"latents['{name}']: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {shape} behind"
-            )
-        support = sites[name]["fn"].support
-        moving = any(isinstance(bound, Tensor) for bound in vars(support).values())  # with other unknowns, perhaps
-        if not moving and not bool(support.check(value).all()):
-            raise ValueError(f"latents['{name}']: got values outside of the support, expected values in {support}")
+        _check_values(f"latents['{name}']", value, sites[name]["fn"].shape(), sites[name])
+
+
+def _check_values(name: str, value: Tensor, shape: Any, site: Mapping[str, Any]) -> None:
+    """Refuse values of an unknown of another shape than the site's, or outside of its support."""
+    if tuple(value.shape[1:]) != tuple(shape):
+        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {tuple(shape)} behind")
+    support = site["fn"].support
+    moving = any(isinstance(bound, Tensor) for bound in vars(support).values())  # with other unknowns, perhaps
+    if not moving and not bool(support.check(value).all()):
+        raise ValueError(f"{name}: got values outside of the support, expected values in {support}")
+
+
+def check_dense(name: str, data: Mapping[str, Any]) -> None:
+    """Refuse tensors that hold no numbers, or not one for each place.
+
+    Raises:
+        TypeError: a tensor is sparse, or on the device "meta".
+    """
+    for key, value in data.items():
+        if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
+            kind = "on the device 'meta'" if value.is_meta else f"of layout {value.layout}"
+            raise TypeError(f"{name}['{key}']: got {shown(value)} {kind}, expected a dense tensor of numbers")

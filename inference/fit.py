@@ -26,6 +26,7 @@ from .fit_support import (
     build_optimizer,
     clip,
     direct,
+    first_line,
     moved,
     optimizer_step,
     progress_bar,
@@ -215,7 +216,16 @@ class _Loop:
             warnings.warn(text, DivergedWarning, stacklevel=5)
 
     def _loss(self, batch: Batch) -> Tensor:
-        return self.objective(self.run_model, self.run_guide, batch)
+        try:
+            return self.objective(self.run_model, self.run_guide, batch)
+        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+            told = "expected" in str(error) or type(error).__module__ not in ("builtins", "torch", "torch._C")
+            if told or self.losses:
+                raise
+            name = type(self.objective).__name__
+            raise ValueError(
+                f"objective: got {name}, which fails on this model and guide ({first_line(error)}), expected one that fits them"
+            ) from error
 
     def _one_step(self) -> None:
         options = self.options
@@ -269,28 +279,43 @@ class _Loop:
 
     def _failed(self, batch: Batch, before: dict[str, Any], watch: Watch) -> None:
         """Count a step whose loss or gradient is not finite, and give up where these are too many."""
-        after = generators()
-        put_back(before)
-        reason = None
-        if watch.gone or self.skipped >= self.options.max_skipped:
+        last = self.skipped >= self.options.max_skipped
+        if last or watch.gone:
+            after = None if last and not watch.gone else generators()
+            put_back(before)
             reason = diagnose(self.model, self.guide, batch, self.particles)
-        of_rejected = bool(watch.gone) and reason == NOTHING_FOUND  # in an objective that does not know of them
-        if not of_rejected:
-            self.skipped += 1
-            if self.skipped > self.options.max_skipped:
+            of_rejected = bool(watch.gone) and reason == NOTHING_FOUND  # in an objective that does not know of them
+            if last and not of_rejected:
                 raise NonFiniteError(f"step {self.step}: {reason}{self._keep_good()}")
-        put_back(after)
+            put_back(after or before)
+            if of_rejected:
+                return
+        self.skipped += 1
 
     def _is_good(self) -> bool:
         return sound(self.losses) and all(bool(torch.isfinite(value).all()) for value in self.parameters)
 
+    def _works(self) -> bool:
+        """Whether the loss is a number for other draws than those that failed."""
+        for _ in range(3):
+            try:
+                with torch.no_grad():
+                    value = float(self._loss(moved(self.batches.at(self.step), self.options.device)))
+            except (ArithmeticError, ValueError, RuntimeError):
+                continue
+            if math.isfinite(value) and sound([*self.losses, value]):
+                return True
+        return False
+
     def _keep_good(self) -> str:
         """Leave the last good state in the modules and in the checkpoint; say where it is."""
-        state = self._state() if self._is_good() else self.good
-        if state is self.good:
-            self.store.load(state["modules"])
-        if self.options.checkpoint is not None and self._checkpoint(state):
-            return f"; the last good state (step {state['step']}) is in '{self.options.checkpoint}'"
+        good = self._is_good() and self._works()
+        if not good:
+            self.store.load(self.good["modules"])
+        if self.options.checkpoint is not None:
+            state = self._state() if good else self.good
+            if self._checkpoint(state):
+                return f"; the last good state (step {state['step']}) is in '{self.options.checkpoint}'"
         return ""
 
     def _evaluate(self) -> bool:
@@ -302,6 +327,8 @@ class _Loop:
         try:
             with seeded((self.options.seed + 2) % 2**63), torch.no_grad():
                 value = self._loss(batch).item()
+            if not math.isfinite(value) and self.best is None:
+                raise NonFiniteError(f"held_out: {diagnose(self.model, self.guide, batch, self.particles)}")
         except RejectedError:
             value = math.nan
         for part in training:

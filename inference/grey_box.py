@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from ..guides.nodes import nodes
-from ..guides.require import real, whole
+from ..guides.require import real, shown, whole
 from .densities import site_log_probs, total
-from .objectives import Batch
-from .rejected import accepted_pairs, accepted_traces, average
+from .objectives import MOST, Batch, drawn_traces
+from .rejected import accepted_pairs, average
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,13 @@ class GreyBoxELBO:
     dream_codes: bool = True
 
     def __post_init__(self) -> None:
-        whole("particles", self.particles, 1)
+        whole("particles", self.particles, 1, MOST)
         if self.sleepers is not None:
-            whole("sleepers", self.sleepers, 1)
+            whole("sleepers", self.sleepers, 1, MOST)
         for name in ("predictive", "cleansing", "sleep", "whole_sleep"):
-            if getattr(self, name) != 0:
-                real(name, getattr(self, name), 0.0, math.inf, "a weight of at least 0")
+            real(name, getattr(self, name), -math.ulp(0.0), math.inf, "a weight of at least 0")
+        if not isinstance(self.dream_codes, bool):
+            raise TypeError(f"dream_codes: got {shown(self.dream_codes)}, expected True or False")
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the loss, a mean over data sets."""
@@ -75,16 +76,17 @@ class GreyBoxELBO:
         for name, part, needed in (("model", module, "physics_alone"), ("guide", family, "cleansed")):
             if not hasattr(part, needed):
                 raise TypeError(f"{name}: got {type(part).__name__} without '{needed}', expected a grey-box {name}")
-        size = None if self.particles == 1 else self.particles
-        model_trace, guide_trace, kept = accepted_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
+        model_trace, guide_trace, kept = drawn_traces(model, guide, batch, self.particles)
         log_p = total(site_log_probs(model_trace, batch.nesting))
         log_q = total(site_log_probs(guide_trace, batch.nesting))
-        terms = {"elbo": average(log_q - log_p, kept, self.particles)}
+        terms = {"elbo": average(log_q - log_p, kept)}
+        if kept is not None:
+            terms["elbo"] = terms["elbo"] - kept.over_sets(kept.log_share)
         decoded = nodes(model_trace)["_RETURN"]["value"]
         variance, dims = module.sd.square(), tuple(range(-module.event_dim, 0))
 
         def misfit(a: Tensor, b: Tensor) -> Tensor:
-            return average((a - b).square().sum(dims), kept, self.particles) / variance
+            return average((a - b).square().sum(dims), kept) / variance
 
         if self.predictive:
             pairs = (

@@ -14,9 +14,12 @@ from torch import Tensor
 from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, real, shown, whole
-from ..guides.sites import Data, plain, plated
+from ..guides.sites import Data, latent_sites, plain, plated
 from .densities import conditioned, site_log_probs, total
-from .rejected import accepted_traces, average
+from .rejected import Kept, accepted_traces, at_fixed, log_share
+
+
+MOST = 2**31 - 1  # draws or data sets in one step
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class Objective(Protocol):
 class ELBO:
     """Reverse KL: -E_q[log p(z, y) - log q(z | y)], pathwise gradients.
 
+    Where the physics rejects draws, q is the guide restricted to what is accepted: the mean is over the accepted draws, and
+    log q less the logarithm of their share.
+
     Args:
         particles: draws a data set and step, evaluated in one batch.
 
@@ -57,12 +63,14 @@ class ELBO:
     particles: int = 1
 
     def __post_init__(self) -> None:
-        whole("particles", self.particles, 1)
+        whole("particles", self.particles, 1, MOST)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the negative ELBO a data set."""
         log_p, log_q, kept = log_densities(model, guide, batch, self.particles)
-        return average(log_q - log_p, kept, self.particles)
+        if kept is None:
+            return (log_q - log_p).mean()
+        return kept.over_sets(kept.means(log_q - log_p) - kept.log_share)
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,7 @@ class Reweighted:
     particles: int = 64
 
     def __post_init__(self) -> None:
-        whole("particles", self.particles, 1)
+        whole("particles", self.particles, 1, MOST)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted negative log density of the guide's own draws."""
@@ -109,7 +117,7 @@ class Reweighted:
             log_w = total(site_log_probs(model_trace, batch.nesting)) - total(
                 site_log_probs(guide_trace, batch.nesting)
             )
-            useful = torch.isfinite(log_w) if kept is None else torch.isfinite(log_w) & kept
+            useful = torch.isfinite(log_w) if kept is None else torch.isfinite(log_w) & kept.reshape(log_w.shape)
             log_w = torch.where(useful, log_w, torch.full_like(log_w, -torch.inf))
             ceiling = log_w.logsumexp(0) - 0.5 * torch.log(torch.tensor(float(self.particles)))
             weights = torch.softmax(torch.minimum(log_w, ceiling), 0)
@@ -121,7 +129,7 @@ class Reweighted:
             }
         log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting), len(outer))
         losses = -(weights * log_q).sum(0)
-        return losses.mean() if kept is None else losses[kept.any(0)].mean()
+        return losses.mean() if kept is None else losses[kept.any(0).reshape(losses.shape)].mean()
 
 
 @dataclass(frozen=True)
@@ -143,6 +151,8 @@ class Mixture:
         for weight, objective in self.terms:
             real("terms: weight", weight, -math.inf, expected="a finite number")
             function("terms: objective", objective)
+            if isinstance(objective, type):
+                raise TypeError(f"terms: got the class {objective.__name__}, expected an objective, {objective.__name__}()")
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted sum of the terms."""
@@ -151,10 +161,9 @@ class Mixture:
 
 def log_densities(
     model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor, Kept | None]:
     """Return log p(z, y) and log q(z | y) of fresh draws, differentiable, and which count; shapes broadcast to (S, [B])."""
-    size = None if particles == 1 else particles
-    model_trace, guide_trace, kept = accepted_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
+    model_trace, guide_trace, kept = drawn_traces(model, guide, batch, particles)
     for name, site in nodes(guide_trace).items():
         if site["type"] == "sample" and not site["fn"].has_rsample and not poutine.util.site_is_subsample(site):
             raise ValueError(
@@ -162,6 +171,29 @@ def log_densities(
             )
     log_p, log_q = (total(site_log_probs(trace, batch.nesting)) for trace in (model_trace, guide_trace))
     return log_p, log_q, kept
+
+
+def drawn_traces(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int
+) -> tuple[poutine.Trace, poutine.Trace, Kept | None]:
+    """Trace model and guide at fresh draws of the guide; say which count, None where all do.
+
+    Raises:
+        RejectedError: none does.
+    """
+    size = None if particles == 1 else particles
+    at = (batch.data, batch.nesting, size, batch.datasets)
+    model_trace, guide_trace, mask = accepted_traces(model, guide, *at)
+    if mask is None:
+        return model_trace, guide_trace, None
+    outer = tuple(n for n in (size, batch.datasets) if n is not None)
+    own = getattr(getattr(guide, "__self__", guide), "log_prob", None)
+    try:
+        values = {name: plain(site, outer).detach() for name, site in latent_sites(model_trace).items()}
+        log_q = at_fixed(guide, guide_trace, *at) if own is None else own(values, batch.data)
+    except TypeError:  # a StateGuide around a guide without log_prob
+        log_q = at_fixed(guide, guide_trace, *at)
+    return model_trace, guide_trace, Kept(mask, log_share(mask, log_q.expand(outer).reshape(mask.shape)))
 
 
 def guide_log_prob(guide: Callable[..., Any], batch: Batch, outer: int = 1) -> Tensor:

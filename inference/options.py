@@ -32,7 +32,7 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device).item()  # nothing can be read on "meta"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0].split(". ", 1)[0][:160]
-        raise ValueError(f"device: got '{device}', expected 'cpu' or a device of this machine ({reason})") from None
+        raise ValueError(f"device: got '{str(device)[:40]}', expected 'cpu' or a device of this machine ({reason})") from None
 
 
 def is_folder(path: str | Path) -> bool:
@@ -93,11 +93,10 @@ class FitOptions:
         whole("max_skipped", self.max_skipped, 0)
         seed_number(self.seed)
         real("learning_rate", self.learning_rate, 0.0)
-        if not (callable(self.schedule) or self.schedule in ("constant", "cosine")):
+        if not (callable(self.schedule) or (isinstance(self.schedule, str) and self.schedule in ("constant", "cosine"))):
             raise ValueError(f"schedule: got {shown(self.schedule)}, expected 'constant', 'cosine' or a function")
-        if self.warmup != 0:
-            real("warmup", self.warmup, 0.0, 1.0, "a fraction in [0, 1)")
-        if self.clip_norm is not None and self.clip_norm != math.inf:
+        real("warmup", self.warmup, -math.ulp(0.0), 1.0, "a fraction in [0, 1)")
+        if self.clip_norm is not None and not (isinstance(self.clip_norm, float) and math.isinf(self.clip_norm)):
             real("clip_norm", self.clip_norm, 0.0, expected="a positive number or None")
         if self.patience is not None:
             whole("patience", self.patience, 1)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..guides.nodes import nodes
 from ..guides.sites import Data, plate_nesting, plated, prototype, seeded, simulate
-from .densities import paired_traces
+from .densities import paired_traces, site_log_probs, total
 
 FACTORS = ("_rejected", "_logdet")
 MUCH = 0.5  # a share above which the fit ends
@@ -78,7 +78,7 @@ def accepted_traces(
     particles: int | None,
     datasets: int | None,
 ) -> tuple[poutine.Trace, poutine.Trace, Tensor | None]:
-    """Return ``paired_traces`` of model and guide, and which draws count, shape (S, B), (S,), (B,) or (); None where all do.
+    """Return ``paired_traces`` of model and guide, and which draws count, (S or 1, B or 1); None where all do.
 
     In the place of a rejected draw stands an accepted one, so that gradients are finite whatever the physics does with NaN:
     model and guide are run once more, on the accepted numbers. The stand-in has no weight.
@@ -95,13 +95,9 @@ def accepted_traces(
         raise RejectedError(none_left((model_trace, guide_trace)))
     matrix = gone.reshape(particles or 1, datasets or 1)
     rows = stand_ins(matrix)
-    known = guide_trace.copy()
-    for name, site in nodes(guide_trace).items():
-        if site["type"] != "sample" or site["is_observed"] or poutine.util.site_is_subsample(site):
-            continue
-        if is_delta(site["fn"]):
-            known.remove_node(name)  # it follows from the others
-        else:
+    known = _own_numbers(guide_trace)
+    for name, site in nodes(known).items():
+        if site["type"] == "sample" and not poutine.util.site_is_subsample(site):
             value = replaced(site["value"], site["fn"].event_dim, nesting, outer, matrix, rows)
             nodes(known)[name] = {**site, "value": value}
     kept = {name: site for name, site in nodes(model_trace).items() if poutine.util.site_is_subsample(site)}
@@ -116,7 +112,7 @@ def accepted_traces(
     matrix = matrix if again is None else matrix | again.reshape(matrix.shape)
     if bool(matrix.all()):
         raise RejectedError(none_left((model_trace, guide_trace)))
-    return model_trace, guide_trace, ~matrix.reshape(outer)
+    return model_trace, guide_trace, ~matrix
 
 
 def none_left(traces: tuple[poutine.Trace, ...]) -> str:
@@ -139,7 +135,7 @@ def stand_ins(gone: Tensor) -> tuple[Tensor, Tensor]:
     Those of the same data set (column) take turns; where it has none, those of the data set that has most.
     """
     left = (~gone).sum(0)
-    first = gone.to(torch.int8).argsort(0, stable=True)  # the accepted of each column, then the others
+    first = gone.to(torch.int8).argsort(dim=0, stable=True)  # the accepted of each column, then the others
     best = left.argmax()
     columns = torch.where(left > 0, torch.arange(gone.shape[1], device=gone.device), best).expand(gone.shape)
     turn = (gone.long().cumsum(0) - 1).clamp_min(0) % left[columns]
@@ -160,26 +156,76 @@ def replaced(
     return matrix[rows].reshape(*outer, *rest)
 
 
-def average(values: Tensor, kept: Tensor | None, particles: int) -> Tensor:
-    """Return the mean over the draws of each data set that count, and over the data sets that have one.
+@dataclass(frozen=True)
+class Kept:
+    """Which draws of a guide q count where the physics rejects some: those of q(z | accepted) = q(z) / Q.
+
+    Attributes:
+        draws: whether a draw is accepted, (S, B), ones where there is no such dimension.
+        log_share: log Q of each data set, (B,), with its gradient: the mean score of the accepted draws. Without the gradient
+            an objective would be the lower, the more draws are rejected.
+    """
+
+    draws: Tensor
+    log_share: Tensor
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Return a number a draw as (S, B)."""
+        outer = [n for n, size in enumerate(self.draws.shape) if size > 1]
+        return values.expand([self.draws.shape[n] for n in outer]).reshape(self.draws.shape)
+
+    def means(self, values: Tensor) -> Tensor:
+        """Return the mean over the accepted draws of each data set, (B,); 0 where it has none."""
+        values = self.spread(values)
+        return torch.where(self.draws, values, torch.zeros_like(values)).sum(0) / self.draws.sum(0).clamp_min(1)
+
+    def over_sets(self, values: Tensor) -> Tensor:
+        """Return the mean of (B,) over the data sets that have an accepted draw."""
+        return values[self.draws.any(0)].mean()
+
+
+def average(values: Tensor, kept: Kept | None) -> Tensor:
+    """Return the mean over the accepted draws of each data set, and over data sets."""
+    return values.mean() if kept is None else kept.over_sets(kept.means(values))
+
+
+def log_share(mask: Tensor, log_q: Tensor) -> Tensor:
+    """Return log Q of each data set, (B,): the share of accepted draws, and the gradient of its logarithm.
 
     Args:
-        values: a number a draw, shape (S, B), (S,), (B,) or (), or one that broadcasts to it.
-        kept: which draws count, of that shape; None for all.
-        particles: S, 1 where there is no such dimension.
+        mask: accepted draws, (S, B).
+        log_q: their log density at values that carry no gradient, (S, B).
     """
-    if kept is None:
-        return values.mean()
-    values, kept = by_draw(values, kept, particles)
-    counts = kept.sum(0)
-    some = counts > 0
-    sums = torch.where(kept, values, torch.zeros_like(values)).sum(0)
-    return (sums[some] / counts[some]).mean()
+    counts = mask.sum(0)
+    mean = torch.where(mask, log_q, torch.zeros_like(log_q)).sum(0) / counts.clamp_min(1)
+    return (counts.clamp_min(1) / len(mask)).to(log_q).log() + mean - mean.detach()
 
 
-def by_draw(values: Tensor, kept: Tensor, particles: int) -> tuple[Tensor, Tensor]:
-    """Return the numbers of all draws and which of them count, both (S, B or 1)."""
-    return values.expand(kept.shape).reshape(particles, -1), kept.reshape(particles, -1)
+def at_fixed(
+    guide: Callable[..., Any],
+    trace: poutine.Trace,
+    data: Data,
+    nesting: int,
+    particles: int | None,
+    datasets: int | None,
+) -> Tensor:
+    """Return log q of what a guide drew as a function of its parameters alone: its own numbers are held."""
+    known = _own_numbers(trace)
+    for name, site in nodes(known).items():
+        if site["type"] == "sample":
+            nodes(known)[name] = {**site, "value": site["value"].detach()}
+    with poutine.block(hide_types=["sample"]):
+        inside = poutine.replay(plated(guide, nesting, particles, datasets), trace=known)
+        return total(site_log_probs(poutine.trace(inside).get_trace(**data), nesting))
+
+
+def _own_numbers(trace: poutine.Trace) -> poutine.Trace:
+    """The trace of a guide without the sites that follow from others."""
+    known = trace.copy()
+    for name, site in nodes(trace).items():
+        if site["type"] == "sample" and not poutine.util.site_is_subsample(site) and is_delta(site["fn"]):
+            known.remove_node(name)
+    return known
 
 
 @dataclass(frozen=True)
@@ -270,6 +316,7 @@ def told_once() -> Iterator[None]:
     """Keep the warnings of single rejections to ourselves; the share is told instead."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="site '.*': samples without a solution")
+        warnings.filterwarnings("ignore", message="Encountered (NaN|[+]?inf)")  # Pyro's, of what is told by a site's name
         yield
 
 

@@ -15,9 +15,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..guides.nodes import nodes
-from ..guides.sites import outer_plates
+from ..guides.sites import outer_plates, plated
+from .densities import site_log_probs, total
 from .objectives import Batch, Objective
-from .rejected import ADVICE, RejectedError, is_delta, outermost, rejection, replaced, stand_ins
+from .rejected import ADVICE, RejectedError, is_delta, log_share, outermost, rejection, replaced, stand_ins
 
 INSTEAD = {
     "RenyiELBO": "physzoo.Renyi()",
@@ -86,12 +87,21 @@ class Stock:
         loss: Any = elbo.differentiable_loss  # type: ignore[attr-defined]
         with _Runs(batch.nesting) as runs:
             value = loss(*(_plated(fn, batch) for fn in (model, guide)), **batch.data)
-        if not runs.any_gone() or self.enumerates or math.isfinite(value):
+        if not runs.any_gone() or self.enumerates or math.isfinite(float(torch.as_tensor(value).detach())):
             return value / (batch.datasets or 1)
-        given, some = runs.stand_ins(batch, elbo.num_particles if elbo.vectorize_particles else 1)
+        given, numbers, gone = runs.stand_ins(batch, elbo.num_particles if elbo.vectorize_particles else 1)
+        some = ~gone.all(0)
         with poutine.block(hide_types=["sample"]), given:  # a second look is not counted
             value = loss(*(_plated(fn, batch, some) for fn in (model, guide)), **batch.data)
-        return value / (1 if batch.datasets is None else int(some.sum()))
+        value = value / (1 if batch.datasets is None else int(some.sum()))
+        if isinstance(self.elbo, pyro.infer.TraceMeanField_ELBO):
+            return value  # its divergence is not estimated from the draws
+        outer = tuple(n for n in (len(gone) if len(gone) > 1 else None, batch.datasets) if n is not None)
+        with poutine.block(hide_types=["sample"]), _Given([{name: v.detach() for name, v in numbers.items()}]):
+            inside = plated(guide, batch.nesting, len(gone) if len(gone) > 1 else None, batch.datasets)
+            trace = poutine.trace(inside).get_trace(**batch.data)
+        log_q = total(site_log_probs(trace, batch.nesting)).expand(outer).reshape(gone.shape)
+        return value - log_share(~gone, log_q)[some].mean()
 
     def _inside(self, batch: Batch) -> pyro.infer.ELBO:
         """The objective with room for the plate of data sets, which it would take for its own."""
@@ -155,8 +165,8 @@ class _Runs(Messenger):
     def any_gone(self) -> bool:
         return any(self.gone)
 
-    def stand_ins(self, batch: Batch, particles: int) -> tuple[_Given, Tensor]:
-        """Return the same draws with accepted ones in the place of the rejected, and which data sets have an accepted one."""
+    def stand_ins(self, batch: Batch, particles: int) -> tuple[_Given, dict[str, Tensor], Tensor]:
+        """Return the same draws with accepted ones in the place of the rejected, run by run and of all; which are rejected."""
         outer = tuple(n for n in (particles if particles > 1 else None, batch.datasets) if n is not None)
         like = next(iter(self.values[0].values()))[0]
         masks = []
@@ -170,12 +180,15 @@ class _Runs(Messenger):
             raise RejectedError(f"site '{self.site}': the physics rejected every draw, expected one that it can solve; {ADVICE}")
         rows = stand_ins(gone)
         given: list[dict[str, Tensor]] = [{} for _ in self.values]
+        numbers: dict[str, Tensor] = {}
+        flat = tuple(n for n in (len(gone) if len(gone) > 1 else None, batch.datasets) if n is not None)
         for name, (_, event_dim) in self.values[0].items():
             stacked = torch.stack([run[name][0] for run in self.values])
             new = replaced(stacked, event_dim, self.nesting, (len(masks), *outer), gone, rows)
+            numbers[name] = new.reshape(*flat, *new.shape[1 + len(outer) :])
             for run, value in zip(given, new, strict=True):
                 run[name] = value
-        return _Given(given), ~gone.all(0)
+        return _Given(given), numbers, gone
 
 
 class _Given(Messenger):
