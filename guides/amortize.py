@@ -16,6 +16,7 @@ from .families import FAMILIES, Family
 from .refine import GaussNewton
 from .require import named, seed_number, whole
 from .sites import Data, repeated, rows_of, seeded, simulate
+from .spread import spread
 from .unconstrained import UnconstrainedSites, Whitening
 
 FEATURE_SETS = 2048  # simulated data sets by which the features of a refinement are standardised
@@ -145,9 +146,10 @@ def _standardise(
         guide.encoder.standardise({name: draws.get(name, _repeat(given.get(name))) for name in guide.encoder.names})
     if whitening is None:
         flat, _ = guide.sites.flatten(draws)
-        flat = flat[torch.isfinite(flat).all(-1)].to(guide.loc.dtype)
+        flat = flat[torch.isfinite(flat).all(-1)]
         if len(flat) > 1:
-            guide.whiten(Whitening(flat.mean(0), torch.diag(flat.std(0).clamp_min(1e-8))))
+            loc, scale = spread(flat)
+            guide.whiten(Whitening(loc, torch.diag(scale)))
     if guide.refinement is not None:
         shared = repeated(given, simulations)
         whitened = (guide.sites.flatten(draws)[0].to(guide.loc.dtype) - guide.loc) / guide.tril.diagonal()

@@ -136,6 +136,7 @@ class AmortizedGuide(PyroModule):
             w = w.reshape(w.shape[: w.ndim - 1 - nesting] + w.shape[-1:])
         values, ladjs = self.sites.constrain(self._unwhiten(w))
         log_scale = self.tril.diagonal().log().sum()
+        plates: dict[str, Any] = {}  # one object a name: a plate announces itself when it is made
         for block in self.sites.blocks:
             log_density = -ladjs[block.name]
             if block is self.sites.blocks[0]:
@@ -143,9 +144,11 @@ class AmortizedGuide(PyroModule):
             value = values[block.name]
             with ExitStack() as stack:
                 for name, size, dim in block.plates:
-                    stack.enter_context(pyro.plate(name, size, dim=dim))
+                    if name not in plates:
+                        plates[name] = pyro.plate(name, None if size < 0 else size, dim=dim)
+                    stack.enter_context(plates[name])
                 room = nesting - len(block.batch)
-                if room and value.ndim - len(block.unconstrained) > 0:
+                if room and value.ndim > len(block.shape):
                     value, log_density = padded(value, log_density, room, len(block.batch))
                 event = value.ndim - log_density.ndim
                 delta = dist.Delta(value, log_density, event_dim=event)  # type: ignore[arg-type]
@@ -208,7 +211,9 @@ class AmortizedGuide(PyroModule):
         if self._outer(data):
             raise ValueError(f"data: got {self._outer(data)} data sets, expected one")
         z = self._unwhiten(self.density(data).rsample(torch.Size((draws,)))).double()
-        return Whitening(*(x.to(self.loc.dtype) for x in (z.mean(0), torch.linalg.cholesky(z.T.cov()))))
+        return Whitening(
+            *(x.to(self.loc.dtype) for x in (z.mean(0), torch.linalg.cholesky(torch.atleast_2d(z.T.cov()))))
+        )
 
     def _unwhiten(self, w: Tensor) -> Tensor:
         if self.diagonal:

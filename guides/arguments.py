@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from .nodes import nodes
@@ -38,8 +39,8 @@ def check_observed(trace: poutine.Trace, data: Mapping[str, Any], sets: int | No
 
     Raises:
         TypeError: an argument is no tensor, or not floating-point at a continuous site.
-        ValueError: it has not the site's shape, or the mask does not fit it, or an entry lies outside the
-            site's support. Entries that are masked or not finite are not looked at.
+        ValueError: it has not the site's shape, or the mask does not fit it, or an entry is not finite or lies outside the
+            site's support. Entries that are masked are not looked at.
     """
     outer = () if sets is None else (sets,)
     sites = {
@@ -63,9 +64,15 @@ def check_observed(trace: poutine.Trace, data: Mapping[str, Any], sets: int | No
             continue
         if tuple(value.shape) != expected:
             each = "one data set" if sets is None else f"{sets} data sets"
-            hint = "; hand many data sets over as DataSets" if sets is None and value.ndim > len(expected) else ""
+            hint = ""
+            if sets is None and value.ndim > len(expected):
+                hint = (
+                    "; hand many data sets over as DataSets, or expand the distribution to the data and declare the dimension by "
+                    ".to_event or a pyro.plate"
+                )
             raise ValueError(f"data['{name}']: got shape {tuple(value.shape)}, expected {expected} for {each}{hint}")
     for name, site in sites.items():
+        _check_finite(name, data[name], site, mask)
         _check_support(name, site["value"] if _picked(data[name], site, sets) else data[name], site, mask)
 
 
@@ -99,6 +106,25 @@ def _check_kind(name: str, site: Mapping[str, Any]) -> None:
     discrete = site["fn"].support.is_discrete if hasattr(site["fn"], "support") else True
     if not discrete and not value.is_floating_point():
         raise TypeError(f"data['{name}']: got {shown(value)}, expected a floating-point tensor")
+
+
+def _check_finite(name: str, value: Tensor, site: Mapping[str, Any], mask: Any) -> None:
+    """Refuse an entry that is not finite, unless the mask hides it or the model puts another number in its place."""
+    if not value.is_floating_point() or bool(torch.isfinite(value).all()):
+        return
+    log_prob = site["fn"].log_prob(site["value"])
+    if site["mask"] is not None:
+        log_prob = scale_and_mask(log_prob, mask=site["mask"])
+    if bool(torch.isfinite(site["value"]).all()) or bool(torch.isfinite(log_prob).all()):
+        return
+    lost = ~torch.isfinite(value)
+    if isinstance(mask, Tensor) and _broadcasts(mask.shape, value.shape):
+        lost = lost & mask
+    if lost.any():
+        where = tuple(torch.nonzero(lost)[0].tolist())
+        raise ValueError(
+            f"data['{name}']: got {value[where].item()} at {where}, expected finite numbers; a mask hides what is missing"
+        )
 
 
 def _check_support(name: str, value: Tensor, site: Mapping[str, Any], mask: Any) -> None:

@@ -19,6 +19,8 @@ from .require import named, shown, whole, widths
 from .sites import Data
 
 KNOTS = 65
+STEEPEST = 1e-3  # least spread of the knots, in standard deviations a unit of the score
+ROUNDING = 16.0  # spreads below so many units of rounding are none
 FARTHEST = 8.0  # standardised values are cut here: a wild data set must not blow up the network
 
 
@@ -62,7 +64,8 @@ class Encoder(nn.Module):
     def standardise(self, draws: Data) -> None:
         """Take means and standard deviations from (N, ...) draws of the data; infinite draws are left out.
 
-        A single row v, as of a covariate, says nothing of the spread: mean v, scale |v| (1 where v is zero), a linear score.
+        A single row v, as of a covariate, and an entry that is the same in all draws say nothing of the spread: mean v, scale
+        |v| (1 where v is zero), a linear score.
         """
         for name in self.names:
             found = self._moments(draws[name])
@@ -71,20 +74,35 @@ class Encoder(nn.Module):
 
     def _moments(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean, scale and knots of (N, ...) draws."""
+        values = values.to(torch.promote_types(values.dtype, self.scores.dtype))
         if len(values) == 1:
-            mean = values[0].to(self.scores.dtype).nan_to_num(0.0, 0.0, 0.0)
-            scale = torch.where(mean == 0, 1.0, mean.abs())
-            return mean, scale, mean.reshape(-1, 1) + torch.outer(scale.flatten(), self.scores)
+            mean = values[0].nan_to_num(0.0, 0.0, 0.0)
+            return self._without_spread(mean)
         finite = torch.isfinite(values)
         weight = finite.sum(0).clamp_min(2)
         kept = torch.where(finite, values, torch.zeros_like(values))
-        mean = kept.sum(0) / weight
-        variance = torch.where(finite, (values - mean).square(), torch.zeros_like(values)).sum(0) / (weight - 1)
-        scale = variance.sqrt()
+        largest = kept.abs().amax(0)
+        unit = torch.where(largest > 0, largest, 1.0)  # squares of very small or large units leave the range of floats
+        mean = (kept / unit).sum(0) / weight * unit
+        deviation = torch.where(finite, (values - mean) / unit, 0.0)
+        scale = (deviation.square().sum(0) / (weight - 1)).sqrt() * unit
         levels = torch.special.ndtr(self.scores).to(values.dtype)
         rows = torch.where(finite, values, mean.expand_as(values)).reshape(len(values), -1)
         knots = torch.quantile(rows[: 2**24 // max(rows.shape[1], 1)], levels, dim=0).T
-        return mean, torch.where(scale > 0, scale, torch.ones_like(scale)), knots
+        # ties, as counts have, must not make a step of the score
+        knots = knots + STEEPEST * scale.reshape(-1, 1) * self.scores.to(values.dtype)
+        still = scale <= ROUNDING * torch.finfo(self.scores.dtype).eps * mean.abs()
+        plain = self._without_spread(mean)
+        return (
+            mean,
+            torch.where(still, plain[1], scale),
+            torch.where(still.reshape(-1, 1), plain[2], knots),
+        )
+
+    def _without_spread(self, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean, scale and knots of entries that never change: a linear score in units of the entry itself."""
+        scale = torch.where(mean == 0, 1.0, mean.abs())
+        return mean, scale, mean.reshape(-1, 1) + scale.reshape(-1, 1) * self.scores.to(mean.dtype)
 
     def inputs(self, data: Data) -> tuple[Tensor, Tensor | None]:
         """Return values and normal scores, (..., 2 n) with the scores last, and the mask as numbers (..., n), or None.
@@ -142,7 +160,8 @@ class Encoder(nn.Module):
         rows = flat.reshape(-1, flat.shape[-1]).T.contiguous()
         above = torch.searchsorted(knots, rows).clamp(1, KNOTS - 1)
         low, high = knots.gather(1, above - 1), knots.gather(1, above)
-        part = (rows - low) / (high - low).clamp_min(torch.finfo(rows.dtype).tiny)
+        width = high - low
+        part = torch.where(width > 0, (rows - low) / torch.where(width > 0, width, 1.0), 0.5)
         score = self.scores[above - 1] + part * (self.scores[above] - self.scores[above - 1])
         return score.clamp(-FARTHEST, FARTHEST).T.reshape(flat.shape)
 

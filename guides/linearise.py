@@ -15,8 +15,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from .nodes import nodes
 from .sites import Data, unchecked, unregistered
+from .traces import samples, trace_of
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def linearise(model: Callable[..., Any], values: Callable[[Tensor], Data], w: Te
 
     def run(at: Tensor) -> tuple[Any, Any]:
         latents = dict(values(at))
-        trace = poutine.trace(poutine.condition(model, data=latents)).get_trace(**data)
-        sites = {n: s for n, s in nodes(trace).items() if s["type"] == "sample" and n not in latents}
+        trace = trace_of(poutine.condition(model, data=latents), data)
+        sites = {n: s for n, s in samples(trace) if n not in latents}
         found = {n: _read(n, s) for n, s in sites.items() if s["is_observed"]}
         return {n: pair[0] for n, pair in found.items()}, {n: pair[1] for n, pair in found.items()}
 

@@ -21,6 +21,7 @@ from torch.distributions import Distribution
 from .arguments import CAUSES, check_mask, check_observed, failure
 from .nodes import nodes
 from .require import function, whole
+from .traces import derived_sites, samples, trace_of, undeclared
 
 Data = Mapping[str, Any]
 PARTICLES, DATASETS = "_particles", "_datasets"  # names that a model does not give its own plates
@@ -55,26 +56,50 @@ def unregistered() -> Iterator[None]:
     Pyro enters a module's parameters there when the module is run, and a later ``SVI`` of another module with the same names
     would train those instead of its own.
     """
-    store = pyro.get_param_store()
+    store: Any = pyro.get_param_store()
     before = set(store.keys())
     try:
         yield
     finally:
-        for name in set(store.keys()) - before:
-            del store[name]
+        if store.keys() != before:
+            # not by ``del store[name]``, which fails for a parameter that modules share: it stands there under two names
+            for name in set(store.keys()) - before:
+                store._params.pop(name)
+                store._constraints.pop(name, None)
+            store._param_to_name = {parameter: name for name, parameter in store._params.items()}
 
 
 @unregistered()
-def prototype(model: Callable[..., Any], data: Data | None = None, seed: int | None = 0) -> poutine.Trace:
+def prototype(
+    model: Callable[..., Any],
+    data: Data | None = None,
+    seed: int | None = 0,
+    *,
+    argument: str = "model",
+    subsampled: bool = False,
+) -> poutine.Trace:
     """Trace one run of ``model(**data)`` under its prior and return the trace, plates left out.
 
+    Args:
+        model: a Pyro model, or a guide.
+        data: the arguments of one data set.
+        seed: of the run.
+        argument: what messages call ``model``.
+        subsampled: whether plates may hold a part of their rows.
+
     Raises:
-        ValueError, TypeError: the model cannot be run on the data, or does not observe data like these.
+        ValueError, TypeError: the model cannot be run on the data, does not observe data like these, leaves a batch dimension
+            undeclared, or subsamples a plate.
     """
     data = {} if data is None else data
     with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
-        trace = poutine.util.prune_subsample_sites(traced(model, data))
-    check_observed(trace, data)
+        trace = traced(model, data)
+        if not subsampled:
+            _refuse_subsampled(trace, argument)
+        trace = poutine.util.prune_subsample_sites(trace)
+        _check_names(trace, argument)
+        _check_declared(trace, argument)
+        check_observed(trace, data)
     return trace
 
 
@@ -87,28 +112,75 @@ def traced(fn: Callable[..., Any], data: Data) -> poutine.Trace:
     function("model", fn)
     check_mask(data)
     try:
-        return poutine.trace(fn).get_trace(**data)
+        return trace_of(fn, data)
     except CAUSES as error:
         raise failure(fn, data, error) from error
+
+
+def _refuse_subsampled(trace: poutine.Trace, argument: str) -> None:
+    for name, site in nodes(trace).items():
+        if site["type"] == "sample" and poutine.util.site_is_subsample(site):
+            size, rows = site["fn"].size, len(site["value"])
+            if rows < size:
+                raise ValueError(
+                    f"{argument}: got plate '{name}' with {rows} of its {size} rows, expected all of them: only fit takes "
+                    "subsampled plates"
+                )
+
+
+def _check_names(trace: poutine.Trace, argument: str) -> None:
+    """Refuse names that this package gives to sites and plates of its own, and the sites that ``obs_mask=`` makes."""
+    derived = derived_sites(trace)
+    for name, site in samples(trace):
+        plates = [frame.name for frame in site["cond_indep_stack"]]
+        taken = next((other for other in (name, *plates) if other in (PARTICLES, DATASETS)), None)
+        if taken is not None:
+            raise ValueError(f"{argument}: got the name '{taken}', which is reserved, expected another one")
+        whole_name = name.removesuffix("_unobserved")
+        if whole_name != name and whole_name in derived and f"{whole_name}_observed" in nodes(trace):
+            raise ValueError(
+                f"{argument}: got obs_mask= at site '{whole_name}', which makes unknowns of the missing entries, expected "
+                f"pyro.sample('{whole_name}', distribution.mask(mask), obs=...) or physzoo.observe(..., mask=)"
+            )
+
+
+def _check_declared(trace: poutine.Trace, argument: str) -> None:
+    """Refuse batch dimensions that no plate declares: sums over data sets and particles would run over them."""
+    nesting = plate_nesting(trace)
+    for name, site in samples(trace):
+        batch = undeclared(site["fn"].batch_shape, site, nesting)
+        if batch is not None:
+            missing = len(batch) - len({frame.dim for frame in site["cond_indep_stack"] if frame.vectorized})
+            raise ValueError(
+                f"{argument}: site '{name}' has batch shape {batch}, of which no plate declares a dimension, expected "
+                f".to_event({missing}) on its distribution or a pyro.plate around it"
+            )
 
 
 def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """Return the latent sites of a model trace, name to site, in the order of the model.
 
     Raises:
-        ValueError: there is no latent site, or one is discrete.
+        ValueError: there is no latent site, or one is discrete, fixed or masked.
     """
     sites = {
-        name: site
-        for name, site in nodes(trace).items()
-        if site["type"] == "sample" and not site["is_observed"] and not site["infer"].get("is_auxiliary")
+        name: site for name, site in samples(trace) if not site["is_observed"] and not site["infer"].get("is_auxiliary")
     }
     if not sites:
         raise ValueError("model: got a model without latent sites, expected at least one unobserved pyro.sample")
     for name, site in sites.items():
+        if type(site["fn"]).__name__ == "Delta":
+            raise ValueError(
+                f"model: latent site '{name}' is a Delta, which has no density, expected pyro.deterministic('{name}', ...)"
+            )
+        if site["mask"] is not None and not bool(torch.as_tensor(site["mask"]).all()):
+            raise ValueError(
+                f"model: latent site '{name}' is masked, which leaves it without a prior, expected masks around data alone"
+            )
         if site["fn"].support.is_discrete:
             raise ValueError(
-                f"model: latent site '{name}' is discrete, expected continuous sites (enumerate it, or marginalise it)"
+                f"model: latent site '{name}' is discrete, expected continuous sites: sum it out, e.g. with "
+                "MixtureSameFamily (fit alone also takes enumerated sites, with pyro.infer.TraceEnum_ELBO)"
             )
     return sites
 
@@ -127,11 +199,8 @@ def observed_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
     """Return the observed sites that can be drawn (factors and Deltas are left out), name to site."""
     return {
         name: site
-        for name, site in nodes(trace).items()
-        if site["type"] == "sample"
-        and site["is_observed"]
-        and site["value"].numel() > 0
-        and type(site["fn"]).__name__ not in {"Unit", "Delta"}
+        for name, site in samples(trace)
+        if site["is_observed"] and site["value"].numel() > 0 and type(site["fn"]).__name__ not in {"Unit", "Delta"}
     }
 
 
@@ -213,6 +282,7 @@ def simulate(
     given: Data | None = None,
     seed: int | None = None,
     nesting: int | None = None,
+    derived: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Tensor]:
     """Draw ``count`` data sets with their unknowns from the model's prior predictive, in one batched run.
 
@@ -224,6 +294,7 @@ def simulate(
         given: arguments that are not drawn (masks, covariates), the same for all pairs.
         seed: seed of the draw; ``None`` goes on with torch's generator.
         nesting: the model's own plate depth where it is known already.
+        derived: sites of ``pyro.deterministic`` that are wanted too, with their shapes.
 
     Returns:
         Every latent and observed site, name to tensor of shape (count, *own shape of the site).
@@ -236,8 +307,19 @@ def simulate(
         nesting = plate_nesting(prototype(model, given))
     with seeded(seed), torch.no_grad(), poutine.block(), unchecked(), outer_plates(nesting, datasets=count):
         trace = traced(model, {} if given is None else given)
-    return {
-        name: plain(site, (count,)).detach()
-        for name, site in nodes(poutine.util.prune_subsample_sites(trace)).items()
-        if site["type"] == "sample" and type(site["fn"]).__name__ != "Unit"
+    drawn = {
+        name: plain(site, (count,)).detach() for name, site in samples(trace) if type(site["fn"]).__name__ != "Unit"
     }
+    return drawn | derived_values(trace, derived or {}, (count,))
+
+
+def derived_values(
+    trace: poutine.Trace, shapes: Mapping[str, tuple[int, ...]], outer: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """Return the values of ``pyro.deterministic`` sites, (*outer, *shape), of a trace inside outer plates."""
+    found = {}
+    for name, shape in shapes.items():
+        value = derived_sites(trace)[name]["value"].detach()
+        full = torch.Size(outer) + torch.Size(shape)
+        found[name] = value.reshape(full) if value.numel() == full.numel() else value.expand(full).clone()
+    return found

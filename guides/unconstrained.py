@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from .batches import check_batches
 from .nodes import nodes
 from .require import shown, tensors
 from .sites import Data, latent_sites, observed_sites, plate_nesting, prototype
+from .supports import support_of
+from .traces import derived_sites
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,21 @@ class UnconstrainedSites:
     """
 
     def __init__(self, model: Callable[..., Any], example: Data | None = None) -> None:
-        trace, other = prototype(model, example), nodes(prototype(model, example, seed=1))
+        trace, other = prototype(model, example), prototype(model, example, seed=1)
         self.nesting = plate_nesting(trace)
         self.observed = tuple(observed_sites(trace))
+        self.derived = {name: tuple(site["value"].shape) for name, site in derived_sites(trace).items()}
         self.blocks: list[_Block] = []
         start = 0
         for name, site in latent_sites(trace).items():
-            _check_support(name, site, other.get(name))
-            unconstrained = biject_to(site["fn"].support).inv(site["value"]).shape
+            support = _support(name, site, nodes(other).get(name))
+            unconstrained = biject_to(support).inv(site["value"]).shape
             plates = tuple((f.name, f.size, f.dim) for f in site["cond_indep_stack"] if f.vectorized)
-            block = _Block(
-                name, site["fn"].support, plates, site["fn"].batch_shape, site["value"].shape, unconstrained, start
-            )
+            block = _Block(name, support, plates, site["fn"].batch_shape, site["value"].shape, unconstrained, start)
             self.blocks.append(block)
             start += block.size
         self.size = start
+        check_batches(model, example or {}, (trace, other), self.nesting)
 
     def constrain(self, flat: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Split (..., D) into constrained site values and log|det d value/d unconstrained| over each site's event.
@@ -118,19 +121,29 @@ class UnconstrainedSites:
         return out
 
 
-def _check_support(name: str, site: Any, other: Any) -> None:
-    """Refuse a support that changes from draw to draw: one fixed bijection could not follow it."""
+def _support(name: str, site: Any, other: Any) -> Any:
+    """Return the support of a latent site; refuse one that changes from draw to draw: no fixed bijection could follow it.
+
+    ``other`` is the site in another run.
+    """
     if other is None:
         raise ValueError(
             f"model: got latent site '{name}' in one run and not in the next, expected the same sites in all"
         )
-    first = biject_to(site["fn"].support)
+    if other["value"].shape != site["value"].shape:
+        got = f"{tuple(site['value'].shape)} in one run and {tuple(other['value'].shape)} in the next"
+        raise ValueError(f"model: got latent site '{name}' of shape {got}, expected the same shape in all")
+    support = support_of(name, site)
+    first, second = biject_to(support), biject_to(support_of(name, other))
     x = first.inv(site["value"]).nan_to_num(0.0, 0.0, 0.0)
-    if not torch.allclose(first(x), biject_to(other["fn"].support)(x), equal_nan=True):
+    here, there = first(x), second(x)
+    # equal to rounding in any unit: no absolute tolerance
+    if here.shape != there.shape or not torch.allclose(here, there, rtol=1e-5, atol=0.0, equal_nan=True):
         raise ValueError(
             f"model: the support of latent site '{name}' depends on other unknowns, expected a fixed one (sample a share of the "
             "interval and scale it)"
         )
+    return support
 
 
 def _sum_to(value: Tensor, dims: int) -> Tensor:

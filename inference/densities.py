@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,10 @@ from torch import Tensor
 from ..guides.nodes import nodes
 from ..guides.require import shown, whole
 from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, rows_of, seeded, unregistered
+from ..guides.traces import samples, site_log_probs, total, trace_of
+
+
+TRIES = 100  # draws of a guide's site, to see whether its support is the model's
 
 
 @dataclass(frozen=True)
@@ -57,35 +61,40 @@ def count(data: Data) -> int:
     return next(iter(sizes.values()))
 
 
-def check_guide(trace: poutine.Trace, names: Iterable[str]) -> None:
-    """Refuse a guide whose trace lacks latent sites of the model.
+def check_guide(trace: poutine.Trace, sites: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a guide that does not draw the latent sites of a model as the model has them.
+
+    Args:
+        trace: of the guide, on the arguments of one data set.
+        sites: the model's latent sites, name to site of a trace.
 
     Raises:
-        ValueError: it does.
+        ValueError: a site is missing, has another shape, or is drawn outside its support or as no number.
     """
-    sites = {name for name, site in nodes(trace).items() if site["type"] == "sample"}
-    missing = [name for name in names if name not in sites]
+    drawn = dict(samples(trace))
+    missing = [name for name in sites if name not in drawn]
     if missing:
         raise ValueError(
             f"guide: got a guide without the latent sites {', '.join(missing)}, expected every latent site of the model"
         )
-
-
-def site_log_probs(trace: poutine.Trace, nesting: int) -> dict[str, Tensor]:
-    """Return the log density of every sample site, summed over the model's own plates: shape of the outer plates."""
-    terms: dict[str, Tensor] = {}
-    for name, site in nodes(trace).items():
-        if site["type"] != "sample" or poutine.util.site_is_subsample(site):
-            continue
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        if site["scale"] is not None or site["mask"] is not None:
-            from pyro.distributions.util import scale_and_mask
-
-            log_prob = scale_and_mask(log_prob, site["scale"], site["mask"])
-        if nesting and log_prob.ndim:
-            log_prob = log_prob.flatten(max(log_prob.ndim - nesting, 0)).sum(-1)
-        terms[name] = log_prob
-    return terms
+    for name, site in sites.items():
+        own = drawn[name]
+        got, expected = tuple(own["value"].shape), tuple(site["value"].shape)
+        if got != expected:
+            raise ValueError(f"guide: got site '{name}' of shape {got}, expected {expected} as in the model")
+        lost = own["value"][~torch.isfinite(own["value"])]
+        if len(lost):
+            raise ValueError(
+                f"guide: draws site '{name}' as {float(lost[0])}, expected finite numbers: are its parameters "
+                "finite, and the data that its encoder sees (a mask hides gaps from it)?"
+            )
+        if not own["fn"].support.is_discrete and type(own["fn"]).__name__ != "Delta":
+            with seeded(0), torch.no_grad():
+                inside = site["fn"].support.check(own["fn"].sample(torch.Size((TRIES,))))
+            if not bool(inside.all()):
+                raise ValueError(
+                    f"guide: draws site '{name}' outside the model's support {site['fn'].support}, expected a distribution on it"
+                )
 
 
 class _At(ConditionMessenger):
@@ -147,15 +156,6 @@ def replicated(trace: poutine.Trace, name: str, terms: Mapping[str, Tensor]) -> 
     return value.masked_fill(nowhere.reshape(nowhere.shape + (1,) * (value.ndim - nowhere.ndim)), torch.nan)
 
 
-def total(terms: Mapping[str, Tensor]) -> Tensor:
-    """Return the sum of the sites' log densities."""
-    values = iter(terms.values())
-    result = next(values)
-    for value in values:
-        result = result + value
-    return result
-
-
 def proper(log_density: Tensor) -> Tensor:
     """Put -inf where a log density is NaN or +inf: nothing is to be drawn there."""
     return log_density.masked_fill(~(log_density < torch.inf), -torch.inf)
@@ -170,9 +170,9 @@ def paired_traces(
     datasets: int | None,
 ) -> tuple[poutine.Trace, poutine.Trace]:
     """Trace the guide, then the model replayed on the guide's values, inside the outer plates; differentiable."""
-    guide_trace = poutine.trace(plated(guide, nesting, particles, datasets)).get_trace(**data)
+    guide_trace = trace_of(plated(guide, nesting, particles, datasets), data)
     replayed = poutine.replay(plated(model, nesting, particles, datasets), trace=guide_trace)
-    model_trace = poutine.trace(replayed).get_trace(**data)
+    model_trace = trace_of(replayed, data)
     return model_trace, guide_trace
 
 
@@ -208,8 +208,9 @@ def draw(
     sets = count(data) if datasets else None
     single = one(data) if datasets else data
     trace = prototype(model, single)
-    names, nesting = list(latent_sites(trace)), plate_nesting(trace)
-    check_guide(prototype(guide, single), names)
+    sites, nesting = latent_sites(trace), plate_nesting(trace)
+    names = list(sites)
+    check_guide(prototype(guide, single, argument="guide"), sites)
     per_chunk = max(1, chunk // (sets or 1))
     parts = []
     with seeded(seed), torch.no_grad():
@@ -267,5 +268,5 @@ def log_joint(
         nesting = plate_nesting(prototype(model, one(data) if datasets else data))
     samples = len(next(iter(values.values())))
     conditioned = poutine.condition(plated(model, nesting, samples, sets), data=dict(values))
-    trace = poutine.trace(conditioned).get_trace(**data)
+    trace = trace_of(conditioned, data)
     return total(site_log_probs(trace, nesting)).expand((samples,) if sets is None else (samples, sets))

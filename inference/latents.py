@@ -14,8 +14,9 @@ from torch.distributions.transforms import IndependentTransform
 
 from ..guides.require import named
 from ..guides.sites import Data, outer_plates, prototype, simulate, unregistered
+from ..guides.traces import site_log_probs, total, trace_of
 from ..guides.unconstrained import UnconstrainedSites
-from .densities import data_log_probs, log_joint, site_log_probs, total
+from .densities import data_log_probs, log_joint
 
 
 class Latents(UnconstrainedSites):
@@ -67,7 +68,7 @@ class Latents(UnconstrainedSites):
         """
         values, log_det = self.unpack(x)
         if x.ndim == 1:
-            trace = poutine.trace(poutine.condition(model, data=values)).get_trace(**data)
+            trace = trace_of(poutine.condition(model, data=values), data)
             return total(site_log_probs(trace, self.nesting)) + log_det
         padded = self.padded(values)
         return log_joint(model, padded, data, datasets=datasets, nesting=self.nesting) + log_det
@@ -81,7 +82,7 @@ class Latents(UnconstrainedSites):
         shape = next(iter(values.values())).shape[: 1 + datasets]
         conditioned = poutine.condition(model, data=self.padded(values))
         with torch.no_grad(), outer_plates(self.nesting, shape[0], shape[1] if datasets else None):
-            trace = poutine.trace(conditioned).get_trace(**data)
+            trace = trace_of(conditioned, data)
         log_probs = site_log_probs(trace, self.nesting)
         seen = {name: term for name, term in data_log_probs(trace, log_probs).items() if name not in self.shapes}
         return total(log_probs).expand(shape), (total(seen) if seen else torch.zeros(())).expand(shape)

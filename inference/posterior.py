@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ..guides.arguments import MASK
 from ..guides.nodes import nodes
-from ..guides.require import function, named, seed_number, shown, whole
-from ..guides.sites import Data, observed_sites, outer_plates, prototype, seeded, simulate, traced, unregistered
-from .densities import check_guide, paired_traces, replicated, site_log_probs, total
+from ..guides.require import function, seed_number, whole
+from ..guides.sites import (
+    Data,
+    derived_values,
+    latent_sites,
+    observed_sites,
+    outer_plates,
+    prototype,
+    seeded,
+    simulate,
+    traced,
+    unregistered,
+)
+from ..guides.traces import samples, site_log_probs, total
+from .densities import check_guide, paired_traces, replicated
+from .entries import as_given, entrywise, picked, pointwise, seen_by_any
 from .latents import Latents, unobserved
+from .layout import check_layout, tree
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -60,10 +71,9 @@ def sample(
     with seeded(seed), torch.no_grad(), poutine.block(), outer_plates(nesting, draws, datasets):
         trace = traced(guide, data)
     result = {}
-    for name, site in nodes(poutine.util.prune_subsample_sites(trace)).items():
-        if site["type"] != "sample" or site["is_observed"] or site["infer"].get("is_auxiliary"):
-            continue
-        result[name] = _own(site, *shape)
+    for name, site in samples(trace):
+        if not site["is_observed"] and not site["infer"].get("is_auxiliary"):
+            result[name] = _own(site, *shape)
     return result
 
 
@@ -87,7 +97,11 @@ def posterior(
         sample_stats
     (log_p = log p(z, y) and log_q = log q(z | y) per draw: importance weights and k-hat follow),
     observed_data, prior and prior_predictive. Chain has length 1: the draws are independent and R-hat means
-    nothing.
+    nothing. Quantities of ``pyro.deterministic`` stand among the unknowns in posterior and prior.
+
+    Of a site with masked entries, log_likelihood, posterior_predictive and observed_data hold those that are seen, along one
+    dimension "<site>_seen" whose coordinate is the number of the entry; predictions holds y_rep of all entries and
+    constant_data the data with NaN where they are hidden.
 
     Args:
         model: a Pyro model of one data set.
@@ -112,121 +126,50 @@ def posterior(
     function("guide", guide)
     trace = prototype(model, data)
     latents, observed = Latents.of(model, data), observed_sites(trace)
-    shapes = {**latents.shapes, **{name: site["value"].shape for name, site in observed.items()}}
-    _check_layout(shapes, coords, dims, units)
-    check_guide(prototype(guide, data), latents.shapes)
+    seen_shapes = {name: site["value"].shape for name, site in observed.items()}
+    shapes = {**latents.shapes, **latents.derived, **seen_shapes}
+    check_layout(shapes, coords, dims, units)
+    check_guide(prototype(guide, data, argument="guide"), latent_sites(trace))
     with seeded(seed), torch.no_grad():
-        parts = [
+        evaluated = [
             _evaluate(model, guide, data, latents, observed, min(chunk, draws - start))
             for start in range(0, draws, chunk)
         ]
-        before = simulate(model, draws, unobserved(model, data), None, latents.nesting) if prior else {}
+        parts, seen_of = zip(*evaluated, strict=True)
+        arguments = unobserved(model, data)
+        before = simulate(model, draws, arguments, None, latents.nesting, latents.derived) if prior else {}
     groups = {
         group: {name: _chain([part[group][name] for part in parts]) for name in parts[0][group]} for group in parts[0]
     }
-    groups["observed_data"] = {name: _numpy(_given(name, site, data)) for name, site in observed.items()}
+    groups["observed_data"] = {name: _numpy(as_given(name, site, data)) for name, site in observed.items()}
     if prior:
-        groups["prior"] = {name: _chain([value]) for name, value in latents.plain(before, 1).items()}
+        unknowns = {**latents.plain(before, 1), **{name: before[name] for name in latents.derived}}
+        groups["prior"] = {name: _chain([value]) for name, value in unknowns.items()}
         groups["prior_predictive"] = {
             name: _chain([before[name].reshape(draws, *site["value"].shape)])
             for name, site in observed.items()
             if name in before
         }
-    return tree(groups, coords=coords, dims=dims, units=units, attrs={"seed": seed, "draws": draws})
+    seen = _only_seen(groups, {name: np.any([_numpy(part[name]) for part in seen_of], 0) for name in observed})
+    return tree(groups, coords=coords, dims=dims, units=units, attrs={"seed": seed, "draws": draws}, seen=seen)
 
 
-def _given(name: str, site: dict[str, Any], data: Data) -> Tensor:
-    """Return the data of a site as they were given, NaN where the mask hides them; ``observe`` keeps other numbers there."""
-    value, mask = data.get(name), data.get(MASK)
-    if not isinstance(value, Tensor) or value.shape != site["value"].shape:
-        return site["value"]
-    if not isinstance(mask, Tensor) or not value.is_floating_point():
-        return value
-    return torch.where(mask, value, torch.nan)
+def _only_seen(groups: dict[str, dict[str, np.ndarray]], seen: Mapping[str, np.ndarray]) -> dict[str, list[int]]:
+    """Reduce sites with hidden entries to those seen; the whole goes to "predictions" and "constant_data".
 
-
-def tree(
-    groups: Mapping[str, Mapping[str, np.ndarray]],
-    *,
-    coords: Mapping[str, Sequence[Any]] | None = None,
-    dims: Mapping[str, Sequence[str]] | None = None,
-    units: Mapping[str, str] | None = None,
-    attrs: Mapping[str, Any] | None = None,
-) -> DataTree:
-    """Return groups of (chain, draw, ...) arrays as an ArviZ DataTree with units; empty groups are left out.
-
-    Args:
-        groups: group -> name -> array; groups with "data" in their name have no chain and draw.
-        coords: dimension -> coordinate values.
-        dims: name -> names of its dimensions beyond chain and draw.
-        units: name -> unit.
-        attrs: attributes of the whole tree.
+    ArviZ takes every entry of a log-likelihood for a datum. Returns dimension -> the numbers of the entries along it.
     """
-    import arviz_base as az
-
-    filled = {group: dict(variables) for group, variables in groups.items() if variables}
-    result = az.from_dict(
-        filled,
-        coords=None if coords is None else {name: list(value) for name, value in coords.items()},
-        dims=None if dims is None else {name: list(value) for name, value in dims.items()},
-        attrs={"/": dict(attrs or {})},
-    )
-    for group in filled:
-        for name, unit in (units or {}).items():
-            if name in result[group].data_vars and group not in ("log_likelihood", "sample_stats"):
-                result[group][name].attrs["units"] = unit
-    return result
-
-
-def _check_layout(
-    shapes: Mapping[str, Sequence[int]],
-    coords: Mapping[str, Sequence[Any]] | None,
-    dims: Mapping[str, Sequence[str]] | None,
-    units: Mapping[str, str] | None,
-) -> None:
-    """Refuse names that are no sites, and dimensions that are not as many and as long as a site's."""
-    for argument, given in (("coords", coords), ("dims", dims), ("units", units)):
-        named(argument, {} if given is None else given)
-        for name in {} if argument == "coords" or given is None else given:
-            if name not in shapes:
-                raise ValueError(f"{argument}: got '{name}', expected a site of the model: {', '.join(shapes)}")
-    for name, wanted in (dims or {}).items():
-        if not isinstance(wanted, Sequence) or len(wanted) != len(shapes[name]):
-            raise ValueError(f"dims['{name}']: got {shown(wanted)}, expected {len(shapes[name])} names")
-        for dim, size in zip(wanted, shapes[name], strict=True):
-            if coords is not None and dim in coords and len(coords[dim]) != size:
-                raise ValueError(f"coords['{dim}']: got {len(coords[dim])} values, expected {size} as in '{name}'")
-
-
-@dataclass(frozen=True)
-class Pointwise:
-    """Log density of an observed site per entry of the data, and which entries count."""
-
-    log_prob: Tensor
-    seen: Tensor
-
-
-def pointwise(site: Mapping[str, Any]) -> Pointwise:
-    """Return log p(y_i | z) of each entry of an observed site of a trace.
-
-    The event dimensions that ``to_event`` declared are opened again; a distribution whose entries are truly
-    dependent (a multivariate normal) stays one entry. Masked entries have log density 0 and are marked as
-    not seen.
-    """
-    distribution, opened = site["fn"], 0
-    while type(distribution).__name__ == "Independent":
-        opened += distribution.reinterpreted_batch_ndims
-        distribution = distribution.base_dist
-    log_prob = distribution.log_prob(site["value"])
-    seen = torch.ones_like(log_prob, dtype=torch.bool)
-    mask = getattr(distribution, "_mask", None)
-    if mask is not None:
-        seen = seen & torch.as_tensor(mask, device=seen.device)
-    if site["mask"] is not None:
-        outer = torch.as_tensor(site["mask"], device=seen.device)
-        outer = outer.reshape(outer.shape + (1,) * opened) if outer.ndim else outer
-        log_prob, seen = scale_and_mask(log_prob, mask=outer), seen & outer
-    return Pointwise(log_prob, seen)
+    coords: dict[str, list[int]] = {}
+    for name, entries in seen.items():
+        rows = np.flatnonzero(entries)
+        if len(rows) in (0, entries.size):
+            continue
+        groups.setdefault("predictions", {})[name] = groups["posterior_predictive"][name]
+        groups.setdefault("constant_data", {})[name] = groups["observed_data"][name]
+        for group, leading in (("log_likelihood", 2), ("posterior_predictive", 2), ("observed_data", 0)):
+            groups[group][name] = picked(groups[group][name], entries.shape, rows, leading)
+        coords[f"{name}_seen"] = rows.tolist()
+    return coords
 
 
 def _evaluate(
@@ -236,7 +179,8 @@ def _evaluate(
     latents: Latents,
     observed: Data,
     size: int,
-) -> dict[str, dict[str, Tensor]]:
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """Return the groups of some draws, and which entries of each observed site are seen."""
     model_trace, guide_trace = paired_traces(model, guide, data, latents.nesting, size, None)
     terms = site_log_probs(model_trace, latents.nesting)
     log_p = total(terms).expand(size)
@@ -245,23 +189,18 @@ def _evaluate(
     sites = {name: found[name] for name in (*latents.shapes, *observed)}
     values = {name: _own(sites[name], size) for name in latents.shapes}
     entries = {name: pointwise(observed[name]).log_prob.shape for name in observed}
-    return {
-        "posterior": latents.plain(values, 1),
+    groups = {
+        "posterior": {**latents.plain(values, 1), **derived_values(model_trace, latents.derived, (size,))},
         "posterior_predictive": {
             name: replicated(model_trace, name, terms).reshape(size, *observed[name]["value"].shape)
             for name in observed
         },
         "log_likelihood": {
-            name: _entrywise(sites[name], terms.get(f"{name}_rejected"), (size, *entries[name])) for name in observed
+            name: entrywise(sites[name], terms.get(f"{name}_rejected"), (size, *entries[name])) for name in observed
         },
         "sample_stats": {"log_p": log_p, "log_q": log_q},
     }
-
-
-def _entrywise(site: Mapping[str, Any], rejected: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    """Return log p(y_i | z_s), (S, *entries); -inf for all entries of a draw without a solution."""
-    log_prob = pointwise(site).log_prob.reshape(shape)
-    return log_prob if rejected is None else log_prob + rejected.reshape(-1, *(1,) * (len(shape) - 1))
+    return groups, {name: seen_by_any(sites[name], (size, *entries[name])) for name in observed}
 
 
 def _own(site: Mapping[str, Any], *leading: int) -> Tensor:

@@ -161,7 +161,7 @@ def test_pointwise_likelihood_adds_up_and_a_mask_hides_its_entries():
     torch.testing.assert_close(entries.log_prob.sum(), site["fn"].log_prob(site["value"]))
 
 
-def test_observed_data_are_those_given_with_gaps_where_they_are_masked():
+def test_masked_entries_are_no_data_for_arviz_and_are_predicted_all_the_same():
     def model(y=None, mask=None):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
         observe("y", z[..., None] + torch.zeros(4), 0.5, obs=y, mask=mask)
@@ -171,7 +171,12 @@ def test_observed_data_are_those_given_with_gaps_where_they_are_masked():
 
     data = {"y": torch.tensor([0.3, torch.nan, 7.0, -1.0]), "mask": torch.tensor([True, False, False, True])}
     tree = posterior(model, guide, data, draws=5)
-    np.testing.assert_array_equal(tree["observed_data/y"].values, np.float32([0.3, np.nan, np.nan, -1.0]))
+    assert tree["observed_data/y"].dims == ("y_seen",)
+    np.testing.assert_array_equal(tree["observed_data/y"].values, np.float32([0.3, -1.0]))
+    np.testing.assert_array_equal(tree["log_likelihood/y"].coords["y_seen"], [0, 3])
+    assert tree["posterior_predictive/y"].shape == tree["log_likelihood/y"].shape == (1, 5, 2)
+    np.testing.assert_array_equal(tree["constant_data/y"].values, np.float32([0.3, np.nan, np.nan, -1.0]))
+    np.testing.assert_array_equal(tree["predictions/y"].values[..., [0, 3]], tree["posterior_predictive/y"].values)
 
 
 class Bursting(torch.nn.Module):
