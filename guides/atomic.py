@@ -51,4 +51,6 @@ def check_writable(path: str | Path) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ValueError(f"got {str(path)[:120]!r}, expected the path of a file that can be written ({reason[:80]})") from None
+        raise ValueError(
+            f"got {str(path)[:120]!r}, expected the path of a file that can be written ({reason[:80]})"
+        ) from None

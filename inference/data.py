@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..guides.arguments import CAUSES, check_mask, check_observed
+from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, seed_number, shown, tensors, whole
-from ..guides.nodes import nodes
 from ..guides.sites import Data, latent_sites, plate_nesting, prototype, repeated, rows_of, seeded
+from ..guides.traces import samples
 from .densities import conditioned, count, one
 from .objectives import MOST, Batch
 from .rejected import Loss, Share, accepted_pairs, told_once
@@ -166,7 +167,9 @@ def check_simulates(model: Callable[..., Any], given: Data | None) -> None:
         ):
             continue  # a rejected simulation, which is dropped below
         if name in (given or {}):
-            raise ValueError(f"given['{name}']: got data of an observed site, expected arguments that are not drawn, e.g. a mask")
+            raise ValueError(
+                f"given['{name}']: got data of an observed site, expected arguments that are not drawn, e.g. a mask"
+            )
         raise ValueError(
             f"model: site '{name}' is observed even without data, so the model does not simulate its own joint density; "
             "simulate with the forward model (calibrate: pass simulator=)"
@@ -206,12 +209,12 @@ class Batches:
             self.nesting = plate_nesting(prototype(model, given))
             drawn, _ = accepted_pairs(model, 2, given, seed=0, nesting=self.nesting)
             self.example = {**given, **_data_arguments(model, drawn)}
-            self.latent_names = tuple(_latents(prototype(model, self.example), enumerated))
-            strange = sorted(set(source.seen or {}) - set(self.latent_names))
+            self.latents = _latents(prototype(model, self.example), enumerated)
+            strange = sorted(set(source.seen or {}) - set(self.latents))
             if strange:
-                raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latent_names)}")
+                raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latents)}")
             for name, value in (source.seen or {}).items():
-                _check_values(f"seen['{name}']", value, drawn[name].shape[1:], nodes(prototype(model, self.example))[name])
+                _check_values(f"seen['{name}']", value, drawn[name].shape[1:], self.latents[name])
             if source.corrupt is not None:
                 with seeded(0):
                     _check_corrupted(self._corrupted(source, 2), self.example)
@@ -224,8 +227,8 @@ class Batches:
             check_mask(source)
             check_dense("data", source)
         self.example = _on(device, one(source.data) if isinstance(source, DataSets) else source)
-        trace = prototype(model, self.example)
-        self.nesting, self.latent_names = plate_nesting(trace), tuple(_latents(trace, enumerated))
+        trace = prototype(model, self.example, subsampled=True)
+        self.nesting, self.latents = plate_nesting(trace), _latents(trace, enumerated)
         _check_infinite(trace, source.data if isinstance(source, DataSets) else source)
         if isinstance(source, DataSets):
             self.sets = count(source.data)
@@ -252,7 +255,7 @@ class Batches:
             known = conditioned(self.model, seen, self.nesting)
             around = accepted_pairs(known, half, given, nesting=self.nesting)[0] if half else {}
             drawn = {name: torch.cat([around[name], value[half:]]) if half else value for name, value in drawn.items()}
-        latents = {name: drawn[name] for name in self.latent_names}
+        latents = {name: drawn[name] for name in self.latents}
         data = {name: value for name, value in drawn.items() if name in self.example}
         data |= repeated(given, size)
         if source.corrupt is not None:
@@ -264,7 +267,9 @@ class Batches:
             return self._simulated(source, size).data
         except CAUSES as error:
             what = f"{type(error).__name__}: {error}".split("\n", 1)[0][:120]
-            raise ValueError(f"corrupt: got {shown(source.corrupt)}, which fails on simulated data ({what}), expected data") from error
+            raise ValueError(
+                f"corrupt: got {shown(source.corrupt)}, which fails on simulated data ({what}), expected data"
+            ) from error
 
     def _minibatch(self, source: DataSets, step: int) -> Batch:
         latents = dict(source.latents or {})
@@ -287,7 +292,7 @@ def _latents(trace: Any, enumerated: bool) -> dict[str, Any]:
     Raises:
         ValueError: there is none, or one is discrete and nobody sums over it.
     """
-    sites = {n: s for n, s in nodes(trace).items() if s["type"] == "sample" and not s["is_observed"]}
+    sites = {name: site for name, site in samples(trace) if not site["is_observed"]}
     discrete = [name for name, site in sites.items() if getattr(site["fn"].support, "is_discrete", False)]
     marked = [name for name in discrete if enumerated and sites[name]["infer"].get("enumerate")]
     wrong = [name for name in discrete if name not in marked]
@@ -318,7 +323,9 @@ def _check_infinite(trace: Any, data: Mapping[str, Any]) -> None:
             wrong = wrong & mask.expand(value.shape) if mask.ndim <= value.ndim else wrong
         if bool(wrong.any()):
             where = tuple(torch.nonzero(wrong)[0].tolist())
-            raise ValueError(f"data['{name}']: got {value[where].item()} at {where}, expected finite numbers; mask what is missing")
+            raise ValueError(
+                f"data['{name}']: got {value[where].item()} at {where}, expected finite numbers; mask what is missing"
+            )
 
 
 def _on(device: str | None, data: Data) -> dict[str, Any]:
@@ -373,7 +380,9 @@ def _check_latents(latents: Mapping[str, Tensor], trace: Any) -> None:
 def _check_values(name: str, value: Tensor, shape: Any, site: Mapping[str, Any]) -> None:
     """Refuse values of an unknown of another shape than the site's, or outside of its support."""
     if tuple(value.shape[1:]) != tuple(shape):
-        raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {tuple(shape)} behind")
+        raise ValueError(
+            f"{name}: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {tuple(shape)} behind"
+        )
     support = site["fn"].support
     moving = any(isinstance(bound, Tensor) for bound in vars(support).values())  # with other unknowns, perhaps
     if not moving and not bool(support.check(value).all()):

@@ -162,7 +162,7 @@ class _Loop:
         self.best: tuple[float, dict[str, Any]] | None = None
         self.stopped: Literal["done", "early"] = "done"
         self.skipped, self.judged_from, self.particles = 0, 0, getattr(objective, "particles", 1)
-        self.share = Share()
+        self.share, self.rejecting = Share(), False
         example = self.batches.example
         self.run_model, self.run_guide = direct(model, example), direct(guide, example)
 
@@ -171,7 +171,7 @@ class _Loop:
         refuse_replaced_subsamples(self.model, self.guide, example)
         with torch.no_grad(), pyro.validation_enabled(True):
             trace = traced(self.guide, example)
-        check_guide(trace, self.batches.latent_names)
+        check_guide(trace, self.batches.latents)
         if isinstance(self.objective, Stock):
             self.objective.check(trace)
         with torch.no_grad(), seeded(0), unchecked():
@@ -230,7 +230,7 @@ class _Loop:
     def _one_step(self) -> None:
         options = self.options
         set_rates(self.optimizer, self.rates, options.factor(self.step))
-        batch = moved(self.batches.at(self.step), options.device)
+        batch = replace(moved(self.batches.at(self.step), options.device), rejecting=self.rejecting)
         before = generators()
         self.optimizer.zero_grad(set_to_none=True)
         value, finite, excused = math.nan, False, False
@@ -254,6 +254,7 @@ class _Loop:
         self.losses.append(value if finite else math.nan)
         self.step += 1
         simulated, drawn = self.batches.loss, watch.worst()
+        self.rejecting = self.rejecting or bool(watch.gone)
         self.share.count(max(simulated, drawn, key=lambda lost: lost.share), used=finite)
         self.share.check()
 
@@ -261,7 +262,9 @@ class _Loop:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
             raise TypeError(f"objective: got {shown(loss)} as the loss, expected a real scalar tensor")
         if not loss.requires_grad:
-            raise ValueError("objective: got a loss that no parameter changes, expected one that depends on the guide's or model's")
+            raise ValueError(
+                "objective: got a loss that no parameter changes, expected one that depends on the guide's or model's"
+            )
         return loss.item()
 
     def _adopt(self) -> None:
@@ -351,6 +354,7 @@ class _Loop:
             "skipped": self.skipped,
             "stopped": self.stopped,
             "judged_from": self.judged_from,
+            "rejecting": self.rejecting,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "evaluations": torch.tensor(self.evaluations, dtype=torch.float64).reshape(-1, 2),
             "best": None if self.best is None else {"loss": self.best[0], "modules": self.best[1]},
@@ -391,4 +395,5 @@ class _Loop:
             ) from None
         self.step, self.skipped, self.losses = int(state["step"]), int(state["skipped"]), state["losses"].tolist()
         self.evaluations, self.best, self.judged_from = evaluations, best, judged_from
+        self.rejecting = bool(state.get("rejecting", False))
         self.stopped = "early" if early else "done"

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..guides.nodes import nodes
 from ..guides.require import shown
 from ..guides.sites import seeded, unchecked
+from ..guides.traces import trace_of
 from .objectives import Batch
 
 
@@ -41,7 +42,9 @@ def build_optimizer(
             "-> a torch optimiser"
         ) from error
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer: got a function that returns {shown(optimizer)}, expected one that returns a torch optimiser")
+        raise TypeError(
+            f"optimizer: got a function that returns {shown(optimizer)}, expected one that returns a torch optimiser"
+        )
     needed = inspect.signature(type(optimizer).step).parameters.get("closure")
     if needed is not None and needed.default is inspect.Parameter.empty:
         raise ValueError(
@@ -128,7 +131,7 @@ def refuse_replaced_subsamples(
 
     def rows(seed: int) -> dict[str, Tensor]:
         with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
-            trace = poutine.trace(model).get_trace(**example)
+            trace = trace_of(model, example)
         return {name: site["value"] for name, site in nodes(trace).items() if poutine.util.site_is_subsample(site)}
 
     first, second = rows(0), rows(1)
@@ -136,7 +139,7 @@ def refuse_replaced_subsamples(
     if not given:
         return
     with seeded(2), torch.no_grad(), poutine.block(), unchecked():
-        trace = poutine.trace(guide).get_trace(**example)
+        trace = trace_of(guide, example)
     for name, value in given.items():
         site = nodes(trace).get(name)
         if site is not None and not torch.equal(site["value"], value):
@@ -159,7 +162,7 @@ def direct(fn: Callable[..., Any], example: Mapping[str, Any]) -> Callable[..., 
     runs = []
     for candidate in (fn, fn.forward):  # type: ignore[attr-defined]
         with seeded(0), torch.no_grad(), poutine.block(), unchecked():
-            trace = poutine.trace(candidate).get_trace(**example)
+            trace = trace_of(candidate, example)
         runs.append({name: site["value"] for name, site in nodes(trace).items() if site["type"] == "sample"})
     same = runs[0].keys() == runs[1].keys() and all(_equal(runs[0][name], runs[1][name]) for name in runs[0])
     return fn.forward if same else fn  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..guides.nodes import nodes
 from ..guides.require import real, shown, whole
-from .densities import site_log_probs, total
+from ..guides.traces import site_log_probs, total
 from .objectives import MOST, Batch, drawn_traces
 from .rejected import accepted_pairs, average
 

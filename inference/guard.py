@@ -10,12 +10,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.nodes import nodes
 from ..guides.sites import plated
+from ..guides.traces import log_prob_of, samples, trace_of
 from .objectives import Batch
 from .rejected import NonFiniteError as NonFiniteError
 from .rejected import rejected
-
 
 NOTHING_FOUND = (
     "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
@@ -33,19 +32,19 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
             return f"argument '{name}' holds {_number(value, where)} at {_entry(where, batch.datasets)}"
     size = None if particles == 1 else particles
     with torch.no_grad():
-        guide_trace = poutine.trace(plated(guide, batch.nesting, size, batch.datasets)).get_trace(**batch.data)
-        for name, site in _samples(guide_trace):
+        guide_trace = trace_of(plated(guide, batch.nesting, size, batch.datasets), batch.data)
+        for name, site in samples(guide_trace):
             where = _first(site["value"])
             if where is not None:
                 at = _place(where[: site["value"].ndim - len(site["fn"].event_shape)], batch)
                 return f"guide site '{name}' drew {_number(site['value'], where)} at {at}"
         replayed = poutine.replay(plated(model, batch.nesting, size, batch.datasets), trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(**batch.data)
+        model_trace = trace_of(replayed, batch.data)
     outer = tuple(n for n in (size, batch.datasets) if n is not None)
     gone = rejected((model_trace, guide_trace), batch.nesting, outer)
     for kind, trace in (("guide", guide_trace), ("model", model_trace)):
-        for name, site in _samples(trace):
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        for name, site in samples(trace):
+            log_prob = log_prob_of(site)
             where = _first(log_prob, missing=_draws_like(gone, log_prob))
             if where is not None:
                 drawn = _latent_values(model_trace, where)
@@ -78,10 +77,6 @@ def _draws_like(gone: Tensor | None, log_prob: Tensor) -> Tensor | None:
         return None
     own = log_prob.ndim - gone.ndim
     return gone.reshape(gone.shape + (1,) * own).expand(log_prob.shape)
-
-
-def _samples(trace: poutine.Trace) -> list[tuple[str, Any]]:
-    return [(n, s) for n, s in nodes(trace).items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)]
 
 
 def _missing(data: Any, value: Any) -> Any:
@@ -129,7 +124,7 @@ def _place(where: tuple[int, ...], batch: Batch) -> str:
 def _latent_values(trace: poutine.Trace, where: tuple[int, ...]) -> str:
     """Name the unknowns of the offending sample, as far as its index reaches them."""
     named = []
-    for name, site in _samples(trace):
+    for name, site in samples(trace):
         if site["is_observed"]:
             continue
         value, events = site["value"], len(site["fn"].event_shape)

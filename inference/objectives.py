@@ -15,9 +15,9 @@ from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, real, shown, whole
 from ..guides.sites import Data, latent_sites, plain, plated
-from .densities import conditioned, site_log_probs, total
+from ..guides.traces import site_log_probs, total, trace_of
+from .densities import conditioned
 from .rejected import Kept, accepted_traces, at_fixed, log_share
-
 
 MOST = 2**31 - 1  # draws or data sets in one step
 
@@ -29,6 +29,8 @@ class Batch:
     Attributes:
         latents: the unknowns.
         refined: what the guide's ``refined(data)`` returned.
+        rejecting: whether the physics has rejected draws in earlier steps: then q is restricted in every step, also in one
+            whose draws are all accepted.
     """
 
     data: Data
@@ -36,6 +38,7 @@ class Batch:
     latents: Mapping[str, Tensor] = field(default_factory=dict)
     nesting: int = 0
     refined: Refined | None = None
+    rejecting: bool = False
 
 
 class Objective(Protocol):
@@ -152,7 +155,9 @@ class Mixture:
             real("terms: weight", weight, -math.inf, expected="a finite number")
             function("terms: objective", objective)
             if isinstance(objective, type):
-                raise TypeError(f"terms: got the class {objective.__name__}, expected an objective, {objective.__name__}()")
+                raise TypeError(
+                    f"terms: got the class {objective.__name__}, expected an objective, {objective.__name__}()"
+                )
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted sum of the terms."""
@@ -184,8 +189,10 @@ def drawn_traces(
     size = None if particles == 1 else particles
     at = (batch.data, batch.nesting, size, batch.datasets)
     model_trace, guide_trace, mask = accepted_traces(model, guide, *at)
-    if mask is None:
+    if mask is None and not batch.rejecting:
         return model_trace, guide_trace, None
+    if mask is None:
+        mask = torch.ones(particles, batch.datasets or 1, dtype=torch.bool)
     outer = tuple(n for n in (size, batch.datasets) if n is not None)
     own = getattr(getattr(guide, "__self__", guide), "log_prob", None)
     try:
@@ -210,7 +217,7 @@ def guide_log_prob(guide: Callable[..., Any], batch: Batch, outer: int = 1) -> T
         known = {} if batch.refined is None else {"refined": batch.refined}
         return own(batch.latents, batch.data, **known)
     inside = plated(guide, batch.nesting, None, batch.datasets)
-    trace = poutine.trace(conditioned(inside, batch.latents, batch.nesting, outer)).get_trace(**batch.data)
+    trace = trace_of(conditioned(inside, batch.latents, batch.nesting, outer), batch.data)
     for name, site in nodes(trace).items():
         if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site):
             raise ValueError(

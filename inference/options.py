@@ -32,7 +32,9 @@ def check_device(device: str) -> None:
         torch.zeros(1, device=device).item()  # nothing can be read on "meta"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0].split(". ", 1)[0][:160]
-        raise ValueError(f"device: got '{str(device)[:40]}', expected 'cpu' or a device of this machine ({reason})") from None
+        raise ValueError(
+            f"device: got '{str(device)[:40]}', expected 'cpu' or a device of this machine ({reason})"
+        ) from None
 
 
 def is_folder(path: str | Path) -> bool:
@@ -93,7 +95,9 @@ class FitOptions:
         whole("max_skipped", self.max_skipped, 0)
         seed_number(self.seed)
         real("learning_rate", self.learning_rate, 0.0)
-        if not (callable(self.schedule) or (isinstance(self.schedule, str) and self.schedule in ("constant", "cosine"))):
+        if not (
+            callable(self.schedule) or (isinstance(self.schedule, str) and self.schedule in ("constant", "cosine"))
+        ):
             raise ValueError(f"schedule: got {shown(self.schedule)}, expected 'constant', 'cosine' or a function")
         real("warmup", self.warmup, -math.ulp(0.0), 1.0, "a fraction in [0, 1)")
         if self.clip_norm is not None and not (isinstance(self.clip_norm, float) and math.isinf(self.clip_norm)):
@@ -135,6 +139,8 @@ class FitOptions:
         if callable(self.schedule):
             factor = self.schedule(done)
             if not isinstance(factor, Real) or not 0 <= factor < math.inf:
-                raise ValueError(f"schedule: got a function with {shown(factor)} at {done:.3g}, expected a number of at least 0")
+                raise ValueError(
+                    f"schedule: got a function with {shown(factor)} at {done:.3g}, expected a number of at least 0"
+                )
             return ramp * float(factor)
         return ramp * (1.0 if self.schedule == "constant" else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))

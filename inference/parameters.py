@@ -27,13 +27,17 @@ class Parameters(Messenger):
     def __init__(self, modules: Mapping[str, nn.Module], device: str | None = None) -> None:
         super().__init__()
         self.modules, self.device = modules, device
-        self.used: dict[str, bool] = {}  # name -> whether a module has it, in the order in which they were first asked for
+        self.used: dict[
+            str, bool
+        ] = {}  # name -> whether a module has it, in the order in which they were first asked for
         self.waiting: dict[str, Tensor] = {}  # of a checkpoint, not asked for yet
 
     def __enter__(self) -> Parameters:
         store = pyro.get_param_store()
         self._before = store.get_state()
-        own = [name.removesuffix("_unconstrained") for part in self.modules.values() for name, _ in part.named_parameters()]
+        own = [
+            name.removesuffix("_unconstrained") for part in self.modules.values() for name, _ in part.named_parameters()
+        ]
         kept = {
             name: value
             for name, value in self._before["params"].items()
@@ -63,6 +67,9 @@ class Parameters(Messenger):
     def _pyro_param(self, msg: Any) -> None:
         name, store = msg["name"], pyro.get_param_store()
         init, held = (*msg["args"], None)[1], store._params.get(name)
+        if isinstance(init, nn.Parameter) and not init.requires_grad:
+            msg["value"], msg["done"] = init, True  # the store would thaw what is frozen
+            return
         # what a module announces is its own tensor, or stands in the store before
         of_module = isinstance(held, nn.Parameter) and (init is None or init is held)
         self.used[name] = self.used.get(name, False) or of_module

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..guides.nodes import nodes
 from ..guides.sites import Data, plate_nesting, plated, prototype, seeded, simulate
-from .densities import paired_traces, site_log_probs, total
+from ..guides.traces import samples, site_log_probs, total, trace_of
+from .densities import paired_traces
 
 FACTORS = ("_rejected", "_logdet")
 MUCH = 0.5  # a share above which the fit ends
@@ -57,8 +58,8 @@ def rejected(traces: tuple[poutine.Trace, ...], nesting: int, outer: tuple[int, 
     """Return which draws are rejected at any site of the traces, shape ``outer``; None where none is."""
     found: Tensor | None = None
     for trace in traces:
-        for name, site in nodes(trace).items():
-            hit = rejection(name, site) if site["type"] == "sample" else None
+        for name, site in samples(trace):
+            hit = rejection(name, site)
             if hit is not None:
                 gone = outermost(hit[1], nesting).expand(outer)
                 found = gone if found is None else found | gone
@@ -96,18 +97,18 @@ def accepted_traces(
     matrix = gone.reshape(particles or 1, datasets or 1)
     rows = stand_ins(matrix)
     known = _own_numbers(guide_trace)
-    for name, site in nodes(known).items():
-        if site["type"] == "sample" and not poutine.util.site_is_subsample(site):
+    for name, site in list(samples(known)):
+        if not site["is_observed"]:
             value = replaced(site["value"], site["fn"].event_dim, nesting, outer, matrix, rows)
             nodes(known)[name] = {**site, "value": value}
     kept = {name: site for name, site in nodes(model_trace).items() if poutine.util.site_is_subsample(site)}
-    with poutine.block(hide_types=["sample"]):  # a second look is not counted
+    with poutine.block(hide_types=["sample", "observe"]):  # a second look is not counted
         inside = poutine.replay(plated(guide, nesting, particles, datasets), trace=known)
-        guide_trace = poutine.trace(inside).get_trace(**data)
+        guide_trace = trace_of(inside, data)
         both = guide_trace.copy()
         nodes(both).update({name: site for name, site in kept.items() if name not in nodes(both)})
         inside = poutine.replay(plated(model, nesting, particles, datasets), trace=both)
-        model_trace = poutine.trace(inside).get_trace(**data)
+        model_trace = trace_of(inside, data)
     again = rejected((model_trace, guide_trace), nesting, outer)
     matrix = matrix if again is None else matrix | again.reshape(matrix.shape)
     if bool(matrix.all()):
@@ -117,7 +118,7 @@ def accepted_traces(
 
 def none_left(traces: tuple[poutine.Trace, ...]) -> str:
     """Say in one sentence that all draws of these traces are rejected."""
-    hits = (rejection(name, site) for trace in traces for name, site in nodes(trace).items() if site["type"] == "sample")
+    hits = (rejection(name, site) for trace in traces for name, site in samples(trace))
     site = next((hit[0] for hit in hits if hit is not None), "")
     return f"site '{site}': the physics rejected every draw, expected one that it can solve; {ADVICE}"
 
@@ -196,6 +197,7 @@ def log_share(mask: Tensor, log_q: Tensor) -> Tensor:
         mask: accepted draws, (S, B).
         log_q: their log density at values that carry no gradient, (S, B).
     """
+    mask = mask.to(log_q.device)
     counts = mask.sum(0)
     mean = torch.where(mask, log_q, torch.zeros_like(log_q)).sum(0) / counts.clamp_min(1)
     return (counts.clamp_min(1) / len(mask)).to(log_q).log() + mean - mean.detach()
@@ -211,19 +213,19 @@ def at_fixed(
 ) -> Tensor:
     """Return log q of what a guide drew as a function of its parameters alone: its own numbers are held."""
     known = _own_numbers(trace)
-    for name, site in nodes(known).items():
-        if site["type"] == "sample":
+    for name, site in list(samples(known)):
+        if not site["is_observed"]:
             nodes(known)[name] = {**site, "value": site["value"].detach()}
-    with poutine.block(hide_types=["sample"]):
+    with poutine.block(hide_types=["sample", "observe"]):
         inside = poutine.replay(plated(guide, nesting, particles, datasets), trace=known)
-        return total(site_log_probs(poutine.trace(inside).get_trace(**data), nesting))
+        return total(site_log_probs(trace_of(inside, data), nesting))
 
 
 def _own_numbers(trace: poutine.Trace) -> poutine.Trace:
     """The trace of a guide without the sites that follow from others."""
     known = trace.copy()
-    for name, site in nodes(trace).items():
-        if site["type"] == "sample" and not poutine.util.site_is_subsample(site) and is_delta(site["fn"]):
+    for name, site in samples(trace):
+        if is_delta(site["fn"]):
             known.remove_node(name)
     return known
 
@@ -305,10 +307,14 @@ class Share:
         enough = done or len(self.steps) >= WINDOW // 10
         if share > MUCH + draws**-0.5 or (none_of_use and enough):
             steps = f"the last {len(self.steps)} steps" if len(self.steps) > 1 else "the only step"
-            raise RejectedError(f"site '{site}': got {share:.0%} of the draws of {steps} rejected, expected at most half; {ADVICE}")
+            raise RejectedError(
+                f"site '{site}': got {share:.0%} of the draws of {steps} rejected, expected at most half; {ADVICE}"
+            )
         if share > WORTH_TELLING and not self.told:
             self.told = True
-            warnings.warn(f"site '{site}': {share:.0%} of the draws were rejected and left out", RejectedWarning, stacklevel=4)
+            warnings.warn(
+                f"site '{site}': {share:.0%} of the draws were rejected and left out", RejectedWarning, stacklevel=4
+            )
 
 
 @contextmanager
@@ -316,7 +322,9 @@ def told_once() -> Iterator[None]:
     """Keep the warnings of single rejections to ourselves; the share is told instead."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="site '.*': samples without a solution")
-        warnings.filterwarnings("ignore", message="Encountered (NaN|[+]?inf)")  # Pyro's, of what is told by a site's name
+        warnings.filterwarnings(
+            "ignore", message="Encountered (NaN|[+]?inf)"
+        )  # Pyro's, of what is told by a site's name
         yield
 
 
@@ -352,7 +360,8 @@ def accepted_pairs(
     with seeded(seed):
         while have < count:
             if total >= 16 * count + 256:
-                raise RejectedError(f"site '{site}': got {lost} of {total} simulations rejected or not finite, expected at most half; {ADVICE}")
+                got = f"{lost} of {total} simulations rejected or not finite"
+                raise RejectedError(f"site '{site}': got {got}, expected at most half; {ADVICE}")
             pairs, gone, which = _marked(model, count, given, nesting)
             total += count
             if gone is None:

@@ -83,7 +83,9 @@ def check(path: Any, state: Mapping[str, Any], expected: Mapping[str, Any], now:
         [(sorted(group), len(group["params"])) for group in s["optimizer"]["param_groups"]] for s in (state, expected)
     )
     if theirs[: len(theirs) - len(state.get("late", []))] != ours:
-        raise CheckpointError(f"resume: '{path}' was written with another optimizer, expected {now['optimizer']} as here")
+        raise CheckpointError(
+            f"resume: '{path}' was written with another optimizer, expected {now['optimizer']} as here"
+        )
     step, losses = int(state["step"]), state["losses"]
     if step < 0 or int(state["skipped"]) < 0 or tuple(losses.shape) != (step,):
         raise CheckpointError(

@@ -14,9 +14,8 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from ..guides.nodes import nodes
 from ..guides.sites import outer_plates, plated
-from .densities import site_log_probs, total
+from ..guides.traces import samples, site_log_probs, total, trace_of
 from .objectives import Batch, Objective
 from .rejected import ADVICE, RejectedError, is_delta, log_share, outermost, rejection, replaced, stand_ins
 
@@ -73,8 +72,8 @@ class Stock:
         """Refuse a guide whose densities Pyro's objective would leave out."""
         if not isinstance(self.elbo, pyro.infer.TraceMeanField_ELBO):
             return
-        for name, site in nodes(guide_trace).items():
-            density = getattr(_base(site["fn"]), "log_density", None) if site["type"] == "sample" else None
+        for name, site in samples(guide_trace):
+            density = getattr(_base(site["fn"]), "log_density", None)
             if density is not None and is_delta(site["fn"]) and bool((torch.as_tensor(density) != 0).any()):
                 raise ValueError(
                     f"objective: got TraceMeanField_ELBO with the guide's site '{name}', a Delta whose log density it leaves out, "
@@ -87,19 +86,23 @@ class Stock:
         loss: Any = elbo.differentiable_loss  # type: ignore[attr-defined]
         with _Runs(batch.nesting) as runs:
             value = loss(*(_plated(fn, batch) for fn in (model, guide)), **batch.data)
-        if not runs.any_gone() or self.enumerates or math.isfinite(float(torch.as_tensor(value).detach())):
+        if self.enumerates or not (runs.any_gone() or batch.rejecting):
             return value / (batch.datasets or 1)
         given, numbers, gone = runs.stand_ins(batch, elbo.num_particles if elbo.vectorize_particles else 1)
         some = ~gone.all(0)
-        with poutine.block(hide_types=["sample"]), given:  # a second look is not counted
-            value = loss(*(_plated(fn, batch, some) for fn in (model, guide)), **batch.data)
+        if runs.any_gone():
+            with poutine.block(hide_types=["sample", "observe"]), given:  # a second look is not counted
+                value = loss(*(_plated(fn, batch, some) for fn in (model, guide)), **batch.data)
         value = value / (1 if batch.datasets is None else int(some.sum()))
         if isinstance(self.elbo, pyro.infer.TraceMeanField_ELBO):
             return value  # its divergence is not estimated from the draws
         outer = tuple(n for n in (len(gone) if len(gone) > 1 else None, batch.datasets) if n is not None)
-        with poutine.block(hide_types=["sample"]), _Given([{name: v.detach() for name, v in numbers.items()}]):
+        with (
+            poutine.block(hide_types=["sample", "observe"]),
+            _Given([{name: v.detach() for name, v in numbers.items()}]),
+        ):
             inside = plated(guide, batch.nesting, len(gone) if len(gone) > 1 else None, batch.datasets)
-            trace = poutine.trace(inside).get_trace(**batch.data)
+            trace = trace_of(inside, batch.data)
         log_q = total(site_log_probs(trace, batch.nesting)).expand(outer).reshape(gone.shape)
         return value - log_share(~gone, log_q)[some].mean()
 
@@ -177,7 +180,9 @@ class _Runs(Messenger):
             masks.append(mask)
         gone = torch.stack(masks).reshape(len(masks) * particles, -1)
         if bool(gone.all()):
-            raise RejectedError(f"site '{self.site}': the physics rejected every draw, expected one that it can solve; {ADVICE}")
+            raise RejectedError(
+                f"site '{self.site}': the physics rejected every draw, expected one that it can solve; {ADVICE}"
+            )
         rows = stand_ins(gone)
         given: list[dict[str, Tensor]] = [{} for _ in self.values]
         numbers: dict[str, Tensor] = {}
