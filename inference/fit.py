@@ -150,6 +150,7 @@ class _Loop:
             whole = replace(held_out, batch_size=None) if isinstance(held_out, DataSets) else held_out
             self.held_out = Batches(model, whole, options.seed + 1, options.device, enumerated).at(0)
         self._first_run(self.batches.example)
+        parameters.freeze()
         self.parameters = parameters.all()
         if not self.parameters:
             raise ValueError(

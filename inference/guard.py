@@ -55,7 +55,7 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
 
 
 def sound(losses: Sequence[float]) -> bool:
-    """Whether a fit is not far above where it began: further than ten times what it gained and its losses scatter.
+    """Whether a fit is not far above where it began: further than ten times what it gained and its first losses scatter.
 
     Levels are medians, of 5 to 20 losses, so that single draws do not decide. Fewer than 15 losses do not show their scatter;
     there a thousandfold rise decides.
@@ -66,7 +66,7 @@ def sound(losses: Sequence[float]) -> bool:
     size = min(20, len(values) // 3)
     blocks = values[: len(values) // size * size].reshape(-1, size)
     levels = blocks.median(1).values
-    scatter = (blocks - levels[:, None]).abs().median(1).values.min()
+    scatter = (blocks[0] - levels[0]).abs().median()
     first, last = levels[0], values[-size:].median()
     return bool(last <= first + 10 * (first - levels.min()) + 10 * scatter)
 

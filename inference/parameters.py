@@ -27,6 +27,7 @@ class Parameters(Messenger):
     def __init__(self, modules: Mapping[str, nn.Module], device: str | None = None) -> None:
         super().__init__()
         self.modules, self.device = modules, device
+        self.frozen = [p for part in modules.values() for p in part.parameters() if not p.requires_grad]
         self.used: dict[
             str, bool
         ] = {}  # name -> whether a module has it, in the order in which they were first asked for
@@ -53,6 +54,7 @@ class Parameters(Messenger):
 
     def __exit__(self, *error: Any) -> Any:
         super().__exit__(*error)
+        self.freeze()
         store = pyro.get_param_store()
         left = {name: value for name, value in self.of_functions().items() if not self.used.get(name, True)}
         constraints = {name: store._constraints[name] for name in left}
@@ -78,6 +80,11 @@ class Parameters(Messenger):
             store._constraints[name] = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
             store._params[name] = value
             store._param_to_name[value] = name
+
+    def freeze(self) -> None:
+        """Freeze again what was frozen: Pyro's store thaws parameters where autoguides run a model out of sight."""
+        for value in self.frozen:
+            value.requires_grad_(False)
 
     def of_functions(self) -> dict[str, Tensor]:
         """Return the unconstrained parameters that model and guide took from the store and that no module of the fit has."""
