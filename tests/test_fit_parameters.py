@@ -167,7 +167,11 @@ def test_the_schedule_scales_the_rate_that_each_group_has(tmp_path):
         named = ("bias", "other")
         rest = [p for p in parameters if all(p is not getattr(model, name) for name in named)]
         found = torch.optim.SGD(
-            [{"params": rest, "lr": rate}, {"params": [model.bias], "lr": 0.0}, {"params": [model.other], "lr": 10 * rate}],
+            [
+                {"params": rest, "lr": rate},
+                {"params": [model.bias], "lr": 0.0},
+                {"params": [model.other], "lr": 10 * rate},
+            ],
             momentum=0.9,
         )
         found.register_step_pre_hook(lambda optimizer, *_: rates.append([g["lr"] for g in optimizer.param_groups]))

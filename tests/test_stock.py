@@ -48,7 +48,9 @@ def test_mean_field_guides_of_ones_own_keep_the_analytic_divergence():
     assert guide.log_s.exp().item() == pytest.approx(13**-0.5, rel=0.03)
 
 
-@pytest.mark.parametrize("build", [lambda: amortize(rate, None, "full", example={"y": Y.round()}), lambda: AutoNormal(rate)])
+@pytest.mark.parametrize(
+    "build", [lambda: amortize(rate, None, "full", example={"y": Y.round()}), lambda: AutoNormal(rate)]
+)
 def test_a_divergence_that_would_lose_the_jacobian_is_refused(build):
     data = {"y": torch.tensor([0.0, 1.0, 0.0])}
     with pytest.raises(ValueError, match=r"TraceMeanField_ELBO with the guide's site 'rate'.*expected ELBO\(\)"):
