@@ -71,7 +71,7 @@ class StateGuide(PyroModule):
         u, log_slope = self._state(e, self._z(values))
         dims = self._noise().event_dim
         solved = u.isfinite().flatten(u.dim() - dims).all(-1) & log_slope.isfinite()
-        infer = {}
+        infer: Any = {}
         if not bool(solved.all()):
             u = torch.where(solved[(...,) + (None,) * dims], u, 0.0)
             log_slope = torch.where(solved, log_slope, -torch.inf)  # of no weight against any model

@@ -14,10 +14,18 @@ from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, seed_number, shown, tensors, whole
 from ..guides.sites import Data, latent_sites, plate_nesting, prototype, repeated, rows_of, seeded
-from ..guides.traces import samples
 from .densities import conditioned, count, one
 from .objectives import MOST, Batch
-from .rejected import Loss, Share, accepted_pairs, told_once
+from .shares import Loss, Share, accepted_pairs, told_once
+from .source_checks import (
+    check_corrupted,
+    check_dense,
+    check_infinite,
+    check_latents,
+    check_numbers,
+    check_values,
+    unknowns,
+)
 
 REFINED_AT_ONCE = 4096
 
@@ -209,15 +217,15 @@ class Batches:
             self.nesting = plate_nesting(prototype(model, given))
             drawn, _ = accepted_pairs(model, 2, given, seed=0, nesting=self.nesting)
             self.example = {**given, **_data_arguments(model, drawn)}
-            self.latents = _latents(prototype(model, self.example), enumerated)
+            self.latents = unknowns(prototype(model, self.example), enumerated)
             strange = sorted(set(source.seen or {}) - set(self.latents))
             if strange:
                 raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latents)}")
             for name, value in (source.seen or {}).items():
-                _check_values(f"seen['{name}']", value, drawn[name].shape[1:], self.latents[name])
+                check_values(f"seen['{name}']", value, drawn[name].shape[1:], self.latents[name])
             if source.corrupt is not None:
                 with seeded(0):
-                    _check_corrupted(self._corrupted(source, 2), self.example)
+                    check_corrupted(self._corrupted(source, 2), self.example)
             return
         if not isinstance(source, (DataSets, Mapping)):
             raise TypeError(
@@ -228,12 +236,12 @@ class Batches:
             check_dense("data", source)
         self.example = _on(device, one(source.data) if isinstance(source, DataSets) else source)
         trace = prototype(model, self.example, subsampled=True)
-        self.nesting, self.latents = plate_nesting(trace), _latents(trace, enumerated)
-        _check_infinite(trace, source.data if isinstance(source, DataSets) else source)
+        self.nesting, self.latents = plate_nesting(trace), unknowns(trace, enumerated)
+        check_infinite(trace, source.data if isinstance(source, DataSets) else source)
         if isinstance(source, DataSets):
             self.sets = count(source.data)
             check_observed(trace, source.data, self.sets)
-            _check_latents(source.latents or {}, trace)
+            check_latents(source.latents or {}, trace)
             self._epoch, self._order = -1, torch.arange(self.sets)
 
     def at(self, step: int) -> Batch:
@@ -286,48 +294,6 @@ class Batches:
         return Batch(data, size, {name: value[rows] for name, value in latents.items()}, self.nesting, refined)
 
 
-def _latents(trace: Any, enumerated: bool) -> dict[str, Any]:
-    """The sites that a guide has to draw.
-
-    Raises:
-        ValueError: there is none, or one is discrete and nobody sums over it.
-    """
-    sites = {name: site for name, site in samples(trace) if not site["is_observed"]}
-    discrete = [name for name, site in sites.items() if getattr(site["fn"].support, "is_discrete", False)]
-    marked = [name for name in discrete if enumerated and sites[name]["infer"].get("enumerate")]
-    wrong = [name for name in discrete if name not in marked]
-    if wrong:
-        raise ValueError(
-            f"model: latent site '{wrong[0]}' is discrete, expected continuous sites; sum over it by @pyro.infer.config_enumerate on "
-            "the model and pyro.infer.TraceEnum_ELBO() as objective"
-        )
-    without = trace.copy()
-    for name in marked:
-        without.remove_node(name)
-    return latent_sites(without)
-
-
-def _check_infinite(trace: Any, data: Mapping[str, Any]) -> None:
-    """Refuse infinite data, which an encoder would take for large ones; NaN shows by itself.
-
-    Raises:
-        ValueError: an entry that is not masked is infinite.
-    """
-    mask = data.get("mask")
-    for name, value in data.items():
-        site = nodes(trace).get(name)
-        if not isinstance(value, Tensor) or not value.is_floating_point() or site is None or not site["is_observed"]:
-            continue
-        wrong = torch.isinf(value)
-        if isinstance(mask, Tensor):
-            wrong = wrong & mask.expand(value.shape) if mask.ndim <= value.ndim else wrong
-        if bool(wrong.any()):
-            where = tuple(torch.nonzero(wrong)[0].tolist())
-            raise ValueError(
-                f"data['{name}']: got {value[where].item()} at {where}, expected finite numbers; mask what is missing"
-            )
-
-
 def _on(device: str | None, data: Data) -> dict[str, Any]:
     """The data with its tensors on a device; as they are where it is None."""
     return {name: value.to(device) if isinstance(value, Tensor) and device else value for name, value in data.items()}
@@ -342,60 +308,3 @@ def _data_arguments(model: Callable[..., Any], drawn: Mapping[str, Tensor]) -> d
     if not data:
         raise ValueError(f"model: got sites {sorted(drawn)}, expected an argument with the name of each observed site")
     return data
-
-
-def _check_corrupted(data: Any, example: Mapping[str, Any]) -> None:
-    """Refuse a ``corrupt`` that loses arguments or changes the shape of a data set."""
-    check_mask(data, "corrupt(data)")
-    for name, value in example.items():
-        if not isinstance(value, Tensor) or name not in data:
-            continue
-        if not isinstance(data[name], Tensor) or data[name].shape[1:] != value.shape:
-            raise ValueError(f"corrupt(data)['{name}']: got {shown(data[name])}, expected shape {(2, *value.shape)}")
-    missing = [name for name in example if name not in data]
-    if missing:
-        raise ValueError(f"corrupt(data): got {shown(sorted(data))}, expected also {', '.join(missing)}")
-
-
-def check_numbers(name: str, value: Tensor) -> None:
-    """Refuse values of unknowns that are not finite numbers."""
-    if value.is_complex() or value.layout != torch.strided or value.is_meta:
-        raise TypeError(f"{name}: got {shown(value)}, {value.layout} on {value.device}, expected real numbers, dense")
-    if not bool(torch.isfinite(value).all()):
-        where = tuple(torch.nonzero(~torch.isfinite(value))[0].tolist())
-        raise ValueError(f"{name}: got {value[where].item()} at {where}, expected finite numbers")
-
-
-def _check_latents(latents: Mapping[str, Tensor], trace: Any) -> None:
-    """Refuse unknowns that are not the model's, or have not their shape."""
-    sites = latent_sites(trace) if latents else {}
-    if set(latents) != set(sites):
-        raise ValueError(
-            f"latents: got {shown(sorted(latents))}, expected {shown(sorted(sites))}, the model's latent sites"
-        )
-    for name, value in latents.items():
-        _check_values(f"latents['{name}']", value, sites[name]["fn"].shape(), sites[name])
-
-
-def _check_values(name: str, value: Tensor, shape: Any, site: Mapping[str, Any]) -> None:
-    """Refuse values of an unknown of another shape than the site's, or outside of its support."""
-    if tuple(value.shape[1:]) != tuple(shape):
-        raise ValueError(
-            f"{name}: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {tuple(shape)} behind"
-        )
-    support = site["fn"].support
-    moving = any(isinstance(bound, Tensor) for bound in vars(support).values())  # with other unknowns, perhaps
-    if not moving and not bool(support.check(value).all()):
-        raise ValueError(f"{name}: got values outside of the support, expected values in {support}")
-
-
-def check_dense(name: str, data: Mapping[str, Any]) -> None:
-    """Refuse tensors that hold no numbers, or not one for each place.
-
-    Raises:
-        TypeError: a tensor is sparse, or on the device "meta".
-    """
-    for key, value in data.items():
-        if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta):
-            kind = "on the device 'meta'" if value.is_meta else f"of layout {value.layout}"
-            raise TypeError(f"{name}['{key}']: got {shown(value)} {kind}, expected a dense tensor of numbers")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..guides.require import tensors, whole
-from .data import check_numbers
 from .objectives import MOST, Batch, guide_log_prob
+from .source_checks import check_numbers
 
 
 class DrawsKL:

@@ -62,7 +62,7 @@ def rates(optimizer: torch.optim.Optimizer) -> list[float | None]:
 def set_rates(optimizer: torch.optim.Optimizer, initial: list[float | None], factor: float) -> None:
     """Set the learning rate of each group to a multiple of the one it began with."""
     for group, rate in zip(optimizer.param_groups, initial, strict=True):
-        if isinstance(group.get("lr"), Tensor):
+        if rate is not None and isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate * factor)
         elif rate is not None:
             group["lr"] = rate * factor

@@ -30,7 +30,8 @@ from ..guides.nodes import nodes
 from ..guides.require import real, shown, whole
 from ..guides.traces import site_log_probs, total
 from .objectives import MOST, Batch, drawn_traces
-from .rejected import accepted_pairs, average
+from .rejected import average
+from .shares import accepted_pairs
 
 
 @dataclass(frozen=True)

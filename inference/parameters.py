@@ -9,6 +9,7 @@ import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.distributions import constraints as supports
 
 
 class Parameters(Messenger):
@@ -77,7 +78,7 @@ class Parameters(Messenger):
         self.used[name] = self.used.get(name, False) or of_module
         if name in self.waiting:
             value = self.waiting.pop(name)
-            store._constraints[name] = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
+            store._constraints[name] = msg["kwargs"].get("constraint", supports.real)
             store._params[name] = value
             store._param_to_name[value] = name
 

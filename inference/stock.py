@@ -132,7 +132,8 @@ def _plated(fn: Callable[..., Any], batch: Batch, some: Tensor | None = None) ->
         with outer_plates(batch.nesting, None, batch.datasets):
             if some is None or bool(some.all()):
                 return fn(**data)
-            with poutine.mask(mask=some.reshape(-1, *(1,) * batch.nesting)):
+            mask: Any = some.reshape(-1, *(1,) * batch.nesting)
+            with poutine.mask(mask=mask):
                 return fn(**data)
 
     return inside

@@ -123,7 +123,7 @@ def test_a_checkpoint_that_cannot_be_written_is_refused_before_any_work(name, tm
         calls.append(None)
         return ELBO()(*arguments)
 
-    with pytest.raises(ValueError, match="checkpoint: got .*expected the path of a file"):
+    with pytest.raises(ValueError, match=r"checkpoint: got .*expected the path of a file"):
         run(guide, f"{tmp_path}/{name}" if name else "", counted, steps=3)
     assert not calls
     assert os.listdir(tmp_path) == ["file"]

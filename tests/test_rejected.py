@@ -20,7 +20,8 @@ from physzoo.inference.divergences import MMD, AlphaJS, EnergyDistance, Renyi, S
 from physzoo.inference.fit import FitOptions, fit
 from physzoo.inference.guard import NonFiniteError
 from physzoo.inference.objectives import ELBO, Batch, ForwardKL, Mixture, Reweighted
-from physzoo.inference.rejected import Loss, RejectedError, RejectedWarning, Share, accepted_pairs
+from physzoo.inference.rejected import RejectedError
+from physzoo.inference.shares import Loss, RejectedWarning, Share, accepted_pairs
 from physzoo.inference.stock import Stock
 from physzoo.physics import observe, virtual_observables
 from physzoo.physics.likelihoods import SolverWarning
@@ -29,7 +30,7 @@ QUIET = FitOptions(progress=False)
 Y = torch.tensor([0.2, 0.4, 0.3])
 NOISE = 0.5
 
-pytestmark = pytest.mark.filterwarnings("ignore::physzoo.inference.rejected.RejectedWarning", "ignore:site ")
+pytestmark = pytest.mark.filterwarnings("ignore::physzoo.inference.shares.RejectedWarning", "ignore:site ")
 
 
 class Edge(PyroModule):
