@@ -47,9 +47,9 @@ class DataSets:
     refined: Refined | None = None
 
     def __post_init__(self) -> None:
+        sets = count(self.data)
         check_mask(self.data)
         check_dense("data", self.data)
-        sets = count(self.data)
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, 1, sets)
         if self.refined is not None and not isinstance(self.refined, Refined):

@@ -35,6 +35,7 @@ def job(seed: int) -> list[float]:
 
 
 def test_fits_in_threads_are_those_of_one_after_the_other():
+    pyro.clear_param_store()
     checks = torch.distributions.Distribution._validate_args
     want = [job(seed) for seed in range(6)]
     with ThreadPoolExecutor(6) as pool:
