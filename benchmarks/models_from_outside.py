@@ -4,8 +4,8 @@
 
 The models and their exact draws are those of tests/models_from_outside. Every (model, call) pair ends as "right" (within the
 stated distance of the exact posterior), "warned" (not right, and a warning says so), "refused" (by one sentence) or "wrong"; the
-last must be none. A distance is that of Kolmogorov and Smirnov, the largest over scalars and sums of scalars; allowed is
-0.05 + 2.2 sqrt(1/n + 1/20,000), n the effective number of draws.
+last must be none. Of every scalar and of sums of scalars the distribution function may be off by 0.05 + 2.2 s and the central
+68 % interval's width by 12 % + 4 s, s = sqrt(1/n + 1/20,000) with n the effective number of draws.
 """
 
 from __future__ import annotations

@@ -46,6 +46,8 @@ def __getattr__(name: str) -> Any:
     # Finite elements bring in dolfinx and MPI, which only start for those who ask.
     if name == "FEMProblem":
         from .fem import FEMProblem
+        from .fem_require import order_mpi
 
+        order_mpi()
         return FEMProblem
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .problem import Problem, Unknowns
-from .require import floats, numbers, shown
+from .require import dtype_of_floats, floats, numbers, shown
 
 
 class PlanarArm(Problem):
@@ -44,11 +44,14 @@ class PlanarArm(Problem):
         values = numbers("lengths", lengths, "positive lengths of links")
         if values.dim() != 1 or not len(values) or not bool((values > 0).all()):
             raise ValueError(f"lengths: got {shown(lengths)}, expected positive lengths, at least one")
+        dtype_of_floats(dtype)
         self.register_buffer("lengths", values.to(dtype or torch.get_default_dtype()))
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return the joints (..., n, 2) for z (..., n + 1), the rail first; each link moved on by its ``residual``."""
         base, links = self._parts(z)
+        if residual is not None:
+            floats("residual", residual, len(self.lengths), 2, like=links)
         return base + (links if residual is None else links + residual).cumsum(-2)
 
     def observe(self, u: Tensor) -> Tensor:
@@ -66,11 +69,12 @@ class PlanarArm(Problem):
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return zero, (...)."""
         base, _ = self._parts(z)
+        floats("u", u, len(self.lengths), 2)
         return base.new_zeros(torch.broadcast_shapes(base.shape[:-2], u.shape[:-2]))
 
     def _parts(self, z: Unknowns) -> tuple[Tensor, Tensor]:
         """Return the start of the first link (..., 1, 2) and the links (..., n, 2)."""
-        known = floats("z", z, len(self.lengths) + 1)
+        known = floats("z", z, len(self.lengths) + 1, like=self.lengths)
         angle = known[..., 1:].cumsum(-1)
         links = self.lengths.unsqueeze(-1) * torch.stack([angle.sin(), angle.cos()], -1)
         return torch.nn.functional.pad(known[..., :1, None], (0, 1)), links

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .problem import Problem, Unknowns
-from .require import floats, numbers, positive, shown, whole
+from .require import dtype_of_floats, finite, floats, numbers, positive, shown, whole
 
 QUADRATURE = 64  # Gauss points: exact for polynomials to degree 127
 
@@ -67,9 +67,10 @@ class Collocation(Problem):
         self.modes, self.points, self.unknowns = (
             whole(name, value, 1) for name, value in (("modes", modes), ("points", points), ("unknowns", unknowns))
         )
-        self.source = float(numbers("source", source, "a number"))
+        self.source = finite("source", source)
         self.floor = positive("floor", floor)
         places, weights = np.polynomial.legendre.leggauss(QUADRATURE)
+        dtype_of_floats(dtype)
         dtype = dtype or torch.get_default_dtype()
         self.register_buffer("places", torch.as_tensor(places).to(dtype))
         self.register_buffer("weights", torch.as_tensor(weights / 2).to(dtype))  # of the mean over (-1, 1)
@@ -80,16 +81,16 @@ class Collocation(Problem):
 
     def conductivity(self, z: Tensor, x: Tensor) -> Tensor:
         """Return k at the points x, shape (..., points), for z of shape (..., unknowns)."""
-        coefficients = floats("z", z, self.unknowns, like=x)
+        coefficients = floats("z", z, self.unknowns, like=_points(x))
         return nn.functional.softplus(coefficients @ _chebyshev(x, self.unknowns)[0]) + self.floor
 
     def state(self, c: Tensor, x: Tensor) -> Tensor:
         """Return u at the points x, shape (..., points), for c of shape (..., m)."""
-        return floats("c", c, self.modes, like=x) @ _integrated_legendre(x, self.modes)[0]
+        return floats("c", c, self.modes, like=_points(x)) @ _integrated_legendre(x, self.modes)[0]
 
     def rows(self, z: Tensor, x: Tensor) -> Tensor:
         """Return a(x; z), shape (..., points, m): r = a c - f."""
-        values, slopes = _chebyshev(x, self.unknowns)
+        values, slopes = _chebyshev(_points(x), self.unknowns)
         field = floats("z", z, self.unknowns, like=x) @ values
         slope = torch.sigmoid(field) * (z @ slopes)
         k = nn.functional.softplus(field) + self.floor
@@ -109,7 +110,7 @@ class Collocation(Problem):
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
         """Return the coefficients c, shape (..., m), with G c - g = ``residual`` (zero, the least energy, where not given)."""
         matrix, load = self.normal_equations(z)
-        load = load if residual is None else load + residual
+        load = load if residual is None else load + floats("residual", residual, self.modes, like=load)
         return torch.linalg.solve(matrix, load[..., None])[..., 0]
 
     def observe(self, u: Tensor) -> Tensor:
@@ -123,8 +124,15 @@ class Collocation(Problem):
 
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log det G, shape (...)."""
+        floats("u", u, self.modes)
         value = torch.linalg.slogdet(self.normal_equations(z)[0])[1]
         return value.expand(torch.broadcast_shapes(value.shape, u.shape[:-1]))
+
+
+def _points(x: Tensor) -> Tensor:
+    if floats("x", x, None).dim() != 1:
+        raise ValueError(f"x: got shape {tuple(x.shape)}, expected points (n,)")
+    return x
 
 
 def _chebyshev(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ class Elliptic1D(Problem):
     ):
         super().__init__()
         function("log_conductivity", log_conductivity)
-        elements = whole("elements", elements, 2)
+        elements = whole("elements", elements, 2, 10**8)
         dtype_of_floats(dtype)
         ends = numbers("domain", domain, "two increasing numbers")
         if ends.shape != (2,) or not ends[0] < ends[1]:
@@ -140,7 +140,7 @@ class Elliptic1D(Problem):
             floats("z", part)
         log_k = self.log_conductivity(z)
         if floats("log_conductivity(z)", log_k).shape[-1:] != (self.elements,):
-            raise ValueError(f"log_conductivity gave shape {tuple(log_k.shape)}, expected (..., {self.elements})")
+            raise ValueError(f"log_conductivity(z): got shape {tuple(log_k.shape)}, expected (..., {self.elements})")
         return log_k
 
     def _with_boundary(self, u: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class Elliptic1D(Problem):
             xi = torch.tensor(_GAUSS_POINTS, dtype=torch.float64)
             found = numbers("source", source(middle[:, None] + h / 2 * xi), "a function of x to numbers")
             if found.dim() and found.shape != (n, 3):
-                raise ValueError(f"source gave shape {tuple(found.shape)}, expected that of x, ({n}, 3)")
+                raise ValueError(f"source: got shape {tuple(found.shape)} of its values, expected that of x, ({n}, 3)")
             values = found.expand(n, 3) * torch.tensor(_GAUSS_WEIGHTS, dtype=torch.float64) * h
             falling, rising = (values * (1 - xi) / 2).sum(-1), (values * (1 + xi) / 2).sum(-1)
         else:

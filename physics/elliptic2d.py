@@ -12,7 +12,7 @@ from scipy.linalg import get_lapack_funcs
 from torch import Tensor, nn
 
 from .problem import Problem, SolveError, Unknowns
-from .require import floats, numbers, shown, whole
+from .require import floats, numbers, one_of, shown, whole
 
 _FACTORISE, _BACKSOLVE = get_lapack_funcs(("pbtrf", "pbtrs"), dtype=np.float64)
 LARGEST_LOG = 300.0  # beyond it sums of coefficients overflow sooner or later
@@ -72,11 +72,10 @@ class Elliptic2D(Problem):
         on_failure: str = "raise",
     ) -> None:
         super().__init__()
-        self.cells, self.blocks = whole("cells", cells, 2), whole("blocks", blocks, 1)
+        self.cells, self.blocks = whole("cells", cells, 2, 10**4), whole("blocks", blocks, 1)
         if self.cells % self.blocks:
             raise ValueError(f"cells: got {cells}, expected a multiple of the {blocks} blocks")
-        if on_failure not in ("raise", "reject"):
-            raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'reject'")
+        one_of("on_failure", on_failure, ("raise", "reject"))
         expected = "positions in [0, 1]"
         positions = numbers("sensors", sensors, expected)
         if positions.dim() != 1 or not len(positions) or not bool(((positions >= 0) & (positions <= 1)).all()):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .fem_require import require_dolfinx
 from .problem import Problem, Unknowns
+from .require import floats, function, one_of, positive, shown, whole
 
 __all__ = ["FEMProblem", "NewtonOptions", "require_dolfinx"]
 
@@ -29,11 +30,19 @@ class NewtonOptions:
 
     Attributes:
         max_iterations: steps after which a sample counts as failed.
-        tolerance: the largest entry of the last step, relative to the largest entry of the state.
+        tolerance: the largest entry of the last step, relative to the largest entry of the state; in a mixed space for each
+            of its parts, which may be in other units.
+
+    Raises:
+        ValueError, TypeError: a number out of range.
     """
 
     max_iterations: int = 30
     tolerance: float = 1e-9
+
+    def __post_init__(self) -> None:
+        whole("max_iterations", self.max_iterations, 1)
+        positive("tolerance", self.tolerance)
 
 
 class FEMProblem(Problem):
@@ -102,8 +111,12 @@ class FEMProblem(Problem):
         require_dolfinx()
         from . import fem_assembly, fem_forms
 
-        if on_failure not in ("raise", "reject"):
-            raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'reject'")
+        one_of("on_failure", on_failure, ("raise", "reject"))
+        one_of("linear", linear, (None, True, False))
+        if quadrature_degree is not None:
+            whole("quadrature_degree", quadrature_degree, 0, 100)
+        if newton is not None and not isinstance(newton, NewtonOptions):
+            raise TypeError(f"newton: got {shown(newton)}, expected NewtonOptions")
         fem_forms.check_problem(form, u, parameters, bcs)
         form = fem_forms.fix_degree(form, quadrature_degree)
         self.on_failure = on_failure
@@ -138,6 +151,7 @@ class FEMProblem(Problem):
         """
         from .fem_autograd import Solve
 
+        _no_forward_mode()
         tensors, shape, like = self._flat(z, residual)
         target = (None,) if residual is None else ()
         out = Solve.apply(self._system, shape, self.on_failure == "reject", *target, *tensors)
@@ -149,12 +163,14 @@ class FEMProblem(Problem):
         Batched torch operations over tables, in the dtype and on the device of u and z, as often differentiable as
         needed, if the form has dx measures and nodal elements; else dolfinx assembles sample by sample, in float64.
         """
+        floats("state", u, self.free_dofs.numel())
         tensors, shape, like = self._flat(z, u, as_they_are=self.tabulated)
         if self._tables is not None:
             state, *values = tensors
             return self._back(self._tables(state, dict(zip(self.parameter_shapes, values, strict=True))), shape, like)
         from .fem_autograd import Residual
 
+        _no_forward_mode()
         return self._back(Residual.apply(self._system, *tensors), shape, like)
 
     @property
@@ -177,6 +193,8 @@ class FEMProblem(Problem):
         """Return log|det dr/du|, shape (...), -inf where singular; its gradient takes dx and ds measures."""
         from .fem_autograd import LogDeterminant
 
+        _no_forward_mode()
+        floats("state", u, self.free_dofs.numel())
         tensors, shape, like = self._flat(z, u)
         return self._back(LogDeterminant.apply(self._system, *tensors), shape, like)
 
@@ -189,19 +207,20 @@ class FEMProblem(Problem):
 
     def full(self, u: Tensor) -> Tensor:
         """Return all dofs, shape (..., dofs): the free ones u and the Dirichlet values."""
-        if u.shape[-1] != self.free_dofs.numel():
-            raise ValueError(f"u: got shape {tuple(u.shape)}, expected (..., {self.free_dofs.numel()}) free dofs")
+        floats("u", u, self.free_dofs.numel())
         fixed = self.boundary_values.to(u.dtype).expand(*u.shape[:-1], -1)
         return torch.cat([u, fixed], -1)[..., self._buffers["_place"]]
 
     def restrict(self, full: Tensor) -> Tensor:
         """Return the free dofs of a vector of all dofs, shape (..., free dofs)."""
-        return full[..., self.free_dofs]
+        return floats("full", full, self._buffers["_place"].numel())[..., self.free_dofs]  # type: ignore[union-attr]
 
     def to_function(self, u: Tensor) -> fem.Function:
         """Return one sample's state as a new ``fem.Function``, for plotting and output."""
         from dolfinx import fem
 
+        if floats("u", u, self.free_dofs.numel()).dim() != 1:
+            raise ValueError(f"u: got shape {tuple(u.shape)}, expected one sample, ({self.free_dofs.numel()},)")
         function: Any = fem.Function(self._system.space)
         function.x.array[:] = self.full(u).detach().cpu().numpy()
         return function
@@ -216,15 +235,19 @@ class FEMProblem(Problem):
         import ufl
         from dolfinx import fem
 
-        form: Any = fem.form(ufl.TestFunction(self._space(name)) * ufl.dx)
+        from .fem_compiled import compile_form
+
+        space = self._space(name)
+        if space.value_shape:
+            raise ValueError(f"name: got {name!r} of shape {tuple(space.value_shape)}, expected a scalar field")
+        form: Any = compile_form(ufl.TestFunction(space) * ufl.dx)
         return torch.from_numpy(fem.assemble_vector(form).array.copy())
 
     def _space(self, name: str | None) -> Any:
-        function: Any = self._system.u if name is None else self._system.parameters.get(name)
-        if function is None or not hasattr(function, "x"):
-            fields = [key for key, value in self._system.parameters.items() if hasattr(value, "x")]
-            raise ValueError(f"name: got {name!r}, expected a field: {', '.join(fields)} or None for the state")
-        return function.function_space
+        fields = {key: value for key, value in self._system.parameters.items() if hasattr(value, "x")}
+        one_of("name", name, (None, *fields))
+        field: Any = self._system.u if name is None else fields[name]
+        return field.function_space
 
     def tangent(self, z: Unknowns, direction: Unknowns) -> tuple[Tensor, Tensor]:
         """Return u = F(z) and its directional derivative du = -J^-1 (dF/dz) dz for one sample, no gradients.
@@ -248,9 +271,11 @@ class FEMProblem(Problem):
             if len(self.parameter_shapes) != 1:
                 raise TypeError(f"z: got one tensor, expected a mapping with {', '.join(self.parameter_shapes)}")
             return {next(iter(self.parameter_shapes)): z}
+        if not isinstance(z, Mapping):
+            raise TypeError(f"z: got {shown(z)}, expected a mapping with {', '.join(self.parameter_shapes)}")
         if set(z) != set(self.parameter_shapes):
             raise ValueError(
-                f"z: got the names {', '.join(sorted(z))}, expected {', '.join(sorted(self.parameter_shapes))}"
+                f"z: got the names {', '.join(sorted(map(str, z)))}, expected {', '.join(sorted(self.parameter_shapes))}"
             )
         return z
 
@@ -266,9 +291,7 @@ class FEMProblem(Problem):
         entries += [(name, named[name], event) for name, event in self.parameter_shapes.items()]
         leading: dict[str, torch.Size] = {}
         for name, tensor, event in entries:
-            if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-                got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise TypeError(f"{name}: got {got}, expected a floating-point tensor")
+            floats(name, tensor)
             split = max(tensor.dim() - len(event), 0)
             if tensor.shape[split:] != event:
                 expected = ", ".join(["...", *map(str, event)])
@@ -306,7 +329,10 @@ class FEMProblem(Problem):
     @staticmethod
     def from_builder(build: Callable[..., FEMProblem], *arguments: Any) -> FEMProblem:
         """Return ``build(*arguments)``, which pickles as that call: for other processes."""
+        function("build", build)
         problem = build(*arguments)
+        if not isinstance(problem, FEMProblem):
+            raise TypeError(f"build: got a function that returns {shown(problem)}, expected a FEMProblem")
         problem._builder = build, arguments
         return problem
 
@@ -315,3 +341,8 @@ class FEMProblem(Problem):
             raise TypeError("a FEMProblem holds compiled forms and cannot be pickled: make it by from_builder")
         build, arguments = self._builder
         return FEMProblem.from_builder, (build, *arguments)
+
+
+def _no_forward_mode() -> None:
+    if torch._C._are_functorch_transforms_active():  # type: ignore[attr-defined]
+        raise RuntimeError("a FEMProblem has no forward-mode derivative; its tangent takes one sample")

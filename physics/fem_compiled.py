@@ -4,17 +4,54 @@
 # pyright: reportArgumentType=false
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import ufl
-from dolfinx import fem
+from dolfinx import fem, jit
 from petsc4py import PETSc
 
 from . import fem_forms
+from .fem_lock import compiling
+
+PATIENCE = 24  # times WAIT seconds, while another process compiles the same form
+WAIT = 5
 
 
-def compile_form(form: ufl.Form):
-    """Compile a form; a long lock time-out, because several processes may compile the same form at once."""
-    return fem.form(form, jit_options={"timeout": 120})
+def compile_form(form: ufl.Form) -> Any:
+    """Compile a form, or load it.
+
+    Raises:
+        RuntimeError: there is no compiler, no folder for its results, or another process never ends.
+        ValueError: the form has something that dolfinx cannot compile.
+    """
+    cache = jit.get_options()["cache_dir"]
+    for _ in range(PATIENCE):
+        with compiling(cache):
+            try:
+                return fem.form(form, jit_options={"timeout": WAIT})
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                if "JIT compilation timed out" not in reason:
+                    raise _explained(reason, cache) from error
+    raise RuntimeError(
+        f"finite elements: got a form that another process has been compiling for {PATIENCE * WAIT} s, expected it to end; "
+        f"if none is, delete libffcx_*.c in {cache}"
+    )
+
+
+def _explained(reason: str, cache: Any) -> Exception:
+    """A failed compilation in one sentence."""
+    if "CompileError" in reason or "No such file" in reason:
+        return RuntimeError(
+            "finite elements: got no C compiler that works, expected one (apt install gcc, or conda install c-compiler), "
+            f"for forms are compiled when first used ({reason[-90:]})"
+        )
+    if "Permission denied" in reason or "Read-only" in reason or "No space left" in reason:
+        return RuntimeError(
+            f"finite elements: got no room in {cache} ({reason[-90:]}), expected to write: set XDG_CACHE_HOME"
+        )
+    return ValueError(f"form: got one that dolfinx cannot compile ({reason[:200]}), expected one that it can")
 
 
 def local_dofs(space: fem.FunctionSpace) -> np.ndarray:

@@ -8,14 +8,18 @@ Imports dolfinx; ``fem.FEMProblem`` imports this module when a problem is built.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import basix
 import basix.ufl
+import numpy as np
 import ufl
 from dolfinx import fem
 from ufl.algorithms import expand_derivatives
 from ufl.algorithms.estimate_degrees import estimate_total_polynomial_degree
 from ufl.algorithms.map_integrands import map_integrands
+
+from .require import shown
 
 Parameter = fem.Function | fem.Constant
 
@@ -39,19 +43,62 @@ def check_problem(form: ufl.Form, u: fem.Function, parameters: Mapping[str, Para
         raise ValueError(
             f"u: got a mesh on {u.function_space.mesh.comm.size} processes, expected one: use MPI.COMM_SELF"
         )
+    if not isinstance(parameters, Mapping):
+        raise TypeError(f"parameters: got {shown(parameters)}, expected a mapping of names to functions and constants")
     if not parameters:
         raise ValueError("parameters: got none, expected at least one name with a function or constant of the form")
     known = (*form.coefficients(), *form.constants())
     for name, parameter in parameters.items():
         if not isinstance(parameter, Parameter):
             raise TypeError(f"parameter {name!r}: got {type(parameter).__name__}, expected a fem.Function or Constant")
-        if parameter is u or parameter not in known:
+        if parameter not in known or shares_values(parameter, u):
             raise ValueError(f"parameter {name!r}: got a function that the form does not hold as a parameter")
         if isinstance(parameter, fem.Constant) and len(parameter.ufl_shape) > 1:
             raise ValueError(f"parameter {name!r}: got shape {parameter.ufl_shape}, expected a scalar or a vector")
+    names = list(parameters)
+    for i, name in enumerate(names):
+        twin = next((other for other in names[:i] if shares_values(parameters[other], parameters[name])), None)
+        if twin is not None:
+            raise ValueError(f"parameters: got one function as {twin!r} and as {name!r}, expected each once")
+    check_conditions(u, parameters, bcs)
+
+
+def check_conditions(u: fem.Function, parameters: Mapping[str, Parameter], bcs: Sequence) -> None:
+    """Compare Dirichlet conditions with the state and the unknowns.
+
+    Raises:
+        TypeError, ValueError: a condition does not fit, or holds an unknown, whose changes it would not follow.
+    """
+    if isinstance(bcs, str | bytes) or not isinstance(bcs, Sequence):
+        raise TypeError(f"bcs: got {shown(bcs)}, expected a sequence of dolfinx.fem.dirichletbc")
     for bc in bcs:
-        if any(bc.g is parameter for parameter in parameters.values()):
-            raise ValueError("bcs: got an unknown parameter as boundary value, expected fixed values")
+        if not isinstance(bc, fem.DirichletBC):
+            raise TypeError(f"bcs: got {shown(bc)}, expected a dolfinx.fem.dirichletbc")
+        if not u.function_space._cpp_object.contains(_core(bc.function_space)):
+            raise ValueError("bcs: got a condition of another function space, expected that of u or a subspace of it")
+        for name, parameter in (*parameters.items(), ("u", u)):
+            if shares_values(bc.g, parameter):
+                raise ValueError(
+                    f"bcs: got the unknown {name!r} as boundary value, expected fixed values: Dirichlet values are read once, "
+                    "at construction (put an unknown one into the form, by Nitsche's method or a lifting)"
+                )
+
+
+def shares_values(a: Any, b: Any) -> bool:
+    """Whether two functions or constants hold their values in the same place: dolfinx wraps one object many times."""
+    if _core(a) is _core(b):
+        return True
+    first, second = _values(a), _values(b)
+    return first.size > 0 and second.size > 0 and bool(np.shares_memory(first, second))
+
+
+def _core(value: Any) -> Any:
+    return getattr(value, "_cpp_object", value)
+
+
+def _values(value: Any) -> np.ndarray:
+    found = value.x.array if hasattr(value, "x") else getattr(value, "value", ())
+    return found if isinstance(found, np.ndarray) else np.zeros(0)
 
 
 def fix_degree(form: ufl.Form, degree: int | None = None) -> ufl.Form:

@@ -231,7 +231,7 @@ class _Integral:
         if key not in tables:
             table, once = self.geometry.table(function.function_space, *key)
             held = None
-            if function is self.owner.state:
+            if function == self.owner.state:
                 held = (table[:, self.owner.fixed] @ self.owner.boundary).reshape(self.geometry.cells, -1, 1)
                 table = table[:, self.owner.free]
             tables[key] = _Table(SparseMatrix(table), once, held if held is not None and held.any() else None)
@@ -275,7 +275,7 @@ class _Samples:
 
     def _dofs(self, function: Any) -> Tensor:
         owner = self.integral.owner
-        if function is owner.state:
+        if function == owner.state:
             return self.u
         if function in owner.names:
             return self.fields[owner.names[function]]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .require import floats, numbers, positive, shown, whole
+from .require import floats, numbers, positive, shown, stored, whole
 
 COVARIANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda s: torch.exp(-s),
@@ -73,7 +73,12 @@ class KarhunenLoeve(nn.Module):
         if not isinstance(points, Tensor):
             raise TypeError(f"points: got {shown(points)}, expected floats (n, dimension)")
         points = points[:, None] if points.dim() == 1 else points
-        if points.dim() != 2 or not points.is_floating_point() or not bool(torch.isfinite(points).all()):
+        if (
+            points.dim() != 2
+            or not points.is_floating_point()
+            or not stored(points)
+            or not bool(torch.isfinite(points).all())
+        ):
             raise ValueError(f"points: got {shown(points)}, expected finite floats (n, dimension)")
         n, dtype = points.shape[0], points.dtype
         if not isinstance(covariance, str) or covariance not in COVARIANCES:

@@ -2,15 +2,17 @@
 
     k_i = f(t + c_i h, u + h sum_j a_ij k_j),   u(t + h) = u + h sum_i b_i k_i
 
-"rk4" is the 3/8 rule. A small equation of few operations spends its time on calling them, and so gains most by ``Compiled``.
+No stage is at a knot itself but one floating-point number inside: f may jump there. "rk4" is the 3/8 rule. A small equation of
+few operations spends its time on calling them, and so gains most by ``Compiled``.
 
 Source: W. Kutta, Zeitschrift fuer Mathematik und Physik 46 (1901); Hairer, Norsett, Wanner, Solving ODEs I, II.1.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,23 +38,44 @@ VARIANTS = 64
 Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
-def step(velocity: Velocity, method: str, t: Tensor, h: Tensor, u: Tensor) -> Tensor:
-    """Return u(t + h), shape of u (..., k); t and h are scalars."""
-    fractions, rows, weights = TABLEAUX[method]
+def stage_times(begin: Tensor, end: Tensor, method: str, substeps: int) -> tuple[Tensor, Tensor]:
+    """Return when the stages of equal steps from ``begin`` to ``end`` (...) are, (substeps, stages, ...), and the step h, (...)."""
+    h = (end - begin) / substeps
+    steps = torch.arange(substeps, dtype=begin.dtype, device=begin.device)
+    places = steps[:, None] + begin.new_tensor(TABLEAUX[method][0])
+    return within(begin + places.reshape(*places.shape, *[1] * begin.dim()) * h, begin, end), h
+
+
+def within(t: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    """Return times moved off the ends of their interval: there a right-hand side may jump, and has its value from within."""
+    infinity = torch.full_like(begin, math.inf)
+    return t.clamp(begin.nextafter(infinity), end.nextafter(-infinity))
+
+
+def step(velocity: Velocity, method: str, times: Tensor, h: Tensor, u: Tensor) -> Tensor:
+    """Return u(t + h), shape of u (..., k), for the times of the stages, (stages, ...); h broadcasts against u."""
+    _, rows, weights = TABLEAUX[method]
     slopes: list[Tensor] = []
-    for fraction, row in zip(fractions, rows, strict=True):
-        slopes.append(velocity(t + fraction * h if fraction else t, _moved(u, h, row, slopes)))
-    return _moved(u, h, weights, slopes)
+    for t, row in zip(times.unbind(), rows, strict=True):
+        slopes.append(velocity(t, moved(u, h, row, slopes)))
+    return moved(u, h, weights, slopes)
 
 
-def _moved(u: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+def moved(u: Tensor, h: Tensor, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """Return u + h sum_i w_i k_i."""
+    total = combined(weights, slopes)
+    return u if total is None else torch.addcmul(u, h, total)
+
+
+def combined(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor | None:
+    """Return sum_i w_i k_i, None where all weights are zero."""
     used = [(weight, slope) for weight, slope in zip(weights, slopes, strict=True) if weight]
     if not used:
-        return u
+        return None
     total = used[0][0] * used[0][1] if used[0][0] != 1.0 else used[0][1]
     for weight, slope in used[1:]:
         total = torch.add(total, slope, alpha=weight)
-    return torch.addcmul(u, h, total)
+    return total
 
 
 def integrate(
@@ -61,16 +84,24 @@ def integrate(
     """Return the path at the knots t_0 < t_1 < ..., (knots, ..., k), with ``substeps`` equal steps between two of them.
 
     Args:
-        one_step: (t, h, u) -> u(t + h), instead of ``step``.
+        one_step: (times, h, u) -> u(t + h), instead of ``step``.
     """
     path, u = [start], start
-    lengths = knots.diff() / substeps
-    for t, h in zip(knots[:-1].unbind(), lengths.unbind(), strict=True):
-        for n in range(substeps):
-            now = t + n * h if n else t
-            u = step(velocity, method, now, h, u) if one_step is None else one_step(now, h, u)
+    times, lengths = stage_times(knots[:-1], knots[1:], method, substeps)
+    for of_interval, h in zip(times.movedim(-1, 0).contiguous().unbind(), lengths.unbind(), strict=True):
+        for at in of_interval.unbind():
+            u = step(velocity, method, at, h, u) if one_step is None else one_step(at, h, u)
         path.append(u)
     return torch.stack(path)
+
+
+def across(velocity: Velocity, start: Tensor, begin: Tensor, end: Tensor, method: str, substeps: int) -> Tensor:
+    """Return the states at the ends of intervals that are taken together, (..., N, k), for their starts; begin, end: (N,)."""
+    times, lengths = stage_times(begin, end, method, substeps)
+    u = start
+    for at in times.unbind():
+        u = step(velocity, method, at, lengths[:, None], u)
+    return u
 
 
 class Compiled:
@@ -109,7 +140,7 @@ class Compiled:
             if function is None:
                 return integrate(velocity, start, knots, method, substeps)
             plain = {name: value.contiguous() for name, value in z.items()}  # each layout would be compiled anew
-            compiled: Any = lambda t, h, u: function(t, h, u, plain)  # noqa: E731
+            compiled: Any = lambda at, h, u: function(at, h, u, plain)  # noqa: E731
             return integrate(velocity, start.contiguous(), knots, method, substeps, compiled)
         except Exception as error:
             path = integrate(velocity, start, knots, method, substeps)  # a mistake in the equation is told by itself
@@ -122,8 +153,8 @@ class Compiled:
 
 
 def _compiled(rhs: Callable[..., Tensor], method: str) -> Any:
-    def one(t: Tensor, h: Tensor, u: Tensor, z: dict[str, Tensor]) -> Tensor:
-        return step(lambda s, v: rhs(s, v, z), method, t, h, u)
+    def one(times: Tensor, h: Tensor, u: Tensor, z: dict[str, Tensor]) -> Tensor:
+        return step(lambda s, v: rhs(s, v, z), method, times, h, u)
 
     compiler: Any = torch.compile
     try:

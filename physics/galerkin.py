@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .problem import Problem, Unknowns
-from .require import floats, shown, whole
+from .require import dtype_of_floats, floats, shown, whole
 
 
 class Galerkin(Problem):
@@ -78,6 +78,7 @@ class Galerkin(Problem):
 
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log|det S' dr/du S|, shape (...)."""
+        floats("u", u, self.basis.shape[1])
         value = torch.linalg.slogdet(self._matrix(z)[0])[1]
         return value.expand(torch.broadcast_shapes(value.shape, u.shape[:-1]))
 
@@ -95,7 +96,8 @@ def sines(nodes: int, modes: int, dtype: torch.dtype | None = None) -> Tensor:
     Raises:
         ValueError: more modes than nodes, or fewer than one.
     """
-    whole("nodes", nodes, 1)
+    whole("nodes", nodes, 1, 10**6)
+    dtype_of_floats(dtype)
     if whole("modes", modes, 1) > nodes:
         raise ValueError(f"modes: got {modes}, expected 1 to {nodes}, the number of nodes")
     x = torch.arange(1, nodes + 1, dtype=torch.float64) / (nodes + 1)

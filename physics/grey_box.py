@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ode import ADAPTIVE, ODEProblem, RightHandSide
+from .ode import ADAPTIVE, ODEProblem
+from .ode_equation import RightHandSide
 from .ode_failures import Named
 from .problem import SolveError
 from .require import function
@@ -74,15 +75,22 @@ class GreyBoxODE(ODEProblem):
         Raises:
             SolveError: a sample failed and ``on_failure`` is "raise".
         """
-        unknowns, _ = self._unknowns(z, None)
+        unknowns, batch = self._unknowns(z, None)
         if self.method in ADAPTIVE:  # a failure is looked for among rows of the batch, which must stay two equations
             return ODEProblem.solve(self._twin(self._completed), unknowns), self.incomplete(unknowns)
-        doubled = {name: value.expand(2, *value.shape) for name, value in unknowns.items()}
+        doubled = Named({name: value.expand(2, *value.shape) for name, value in unknowns.items()})
+        together = self._twin(self._two, on_failure="raise")
+        others = []
+
+        def completed(_: Mapping[str, Tensor]) -> Tensor:
+            first, second = together._trajectory(doubled).unbind(0)
+            others.append(second)
+            return first
+
         try:
-            completed, incomplete = ODEProblem.solve(self._twin(self._two, on_failure="raise"), doubled).unbind(0)
+            return self._checked(completed, unknowns, batch), others[0]
         except SolveError:  # find the failed samples of each equation by itself
             return ODEProblem.solve(self._twin(self._completed), unknowns), self.incomplete(unknowns)
-        return completed, incomplete
 
     def incomplete(self, z: Mapping[str, Tensor]) -> Tensor:
         """Return the trajectory of the physics alone, (..., T, k)."""

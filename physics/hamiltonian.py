@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from .require import whole
+from .require import floats, positive, shown, whole
 
 
 class Shear(nn.Module):
@@ -57,21 +58,29 @@ class CanonicalMap(nn.Module):
     def __init__(self, freedoms: int, depth: int = 8, width: int = 32, rate: float = 1.0) -> None:
         super().__init__()
         for name, value in (("freedoms", freedoms), ("depth", depth), ("width", width)):
-            whole(name, value, 1)
+            whole(name, value, 1, 10**4)
+        positive("rate", rate)
         self.shears = nn.ModuleList([Shear(freedoms, width, rate) for _ in range(depth)])
 
     def forward(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """Return Phi(q, p), (..., n) each."""
+        self._pair(q, p)
         for i, shear in enumerate(self.shears):
             q, p = (q, p - shear(q)) if i % 2 else (q + shear(p), p)
         return q, p
 
     def inverse(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """Return Phi^-1(q, p), (..., n) each."""
+        self._pair(q, p)
         for i in reversed(range(len(self.shears))):
             shear = self.shears[i]
             q, p = (q, p + shear(q)) if i % 2 else (q - shear(p), p)
         return q, p
+
+    def _pair(self, q: Tensor, p: Tensor) -> None:
+        like = cast(Shear, self.shears[0]).directions
+        for name, value in (("q", q), ("p", p)):
+            floats(name, value, len(like), like=like)
 
 
 class PeriodicHamiltonian(nn.Module):
@@ -95,10 +104,10 @@ class PeriodicHamiltonian(nn.Module):
         self, multiples: Sequence[int], period: float, depth: int = 8, width: int = 32, rate: float = 1.0
     ) -> None:
         super().__init__()
-        if not multiples or any(not isinstance(m, int) or m < 1 for m in multiples):
-            raise ValueError(f"multiples: got {multiples!r}, expected positive whole numbers")
-        if not (isinstance(period, float | int) and math.isfinite(period) and period > 0):
-            raise ValueError(f"period: got {period!r}, expected a positive number")
+        if not isinstance(multiples, Sequence) or not multiples:
+            raise ValueError(f"multiples: got {shown(multiples)}, expected positive whole numbers")
+        multiples = [whole("multiples", value, 1) for value in multiples]
+        period = positive("period", period)
         self.map = CanonicalMap(len(multiples), depth, width, rate)
         self.period = float(period)
         self.register_buffer("multiples", torch.tensor([float(m) for m in multiples]))  # exact in any dtype
@@ -110,18 +119,25 @@ class PeriodicHamiltonian(nn.Module):
 
     def energy(self, state: Tensor) -> Tensor:
         """Return H of states (q, p), (..., 2 n) -> (...), in units of q^2 / time."""
-        q, p = self.map.inverse(*state.chunk(2, -1))
+        q, p = self.map.inverse(*self._halves("state", state))
         return 0.5 * (self.frequencies * (q.square() + p.square())).sum(-1)
+
+    def _halves(self, name: str, state: Tensor) -> tuple[Tensor, ...]:
+        return floats(name, state, 2 * len(self.multiples)).chunk(2, -1)
 
     def flow(self, initial_state: Tensor, times: Tensor) -> Tensor:
         """Return the motion from (q, p)(0), shape (..., 2 n), at times (T,), shape (..., T, 2 n)."""
-        q, p = (part.unsqueeze(-2) for part in self.map.inverse(*initial_state.chunk(2, -1)))
+        halves = self._halves("initial_state", initial_state)
+        if floats("times", times, None, like=initial_state).dim() != 1:
+            raise ValueError(f"times: got shape {tuple(times.shape)}, expected (T,)")
+        q, p = (part.unsqueeze(-2) for part in self.map.inverse(*halves))
         angle = times[:, None] * self.frequencies
         cos, sin = angle.cos(), angle.sin()
         return torch.cat(self.map(q * cos + p * sin, p * cos - q * sin), -1)
 
     def equations(self, t: Tensor, state: Tensor, z: Mapping[str, Tensor]) -> Tensor:
         """Return Hamilton's equations (dH/dp, -dH/dq) at a state, the right-hand side of an ``ODEProblem``."""
+        self._halves("state", state)
         with torch.enable_grad():
             at = state if state.requires_grad else state.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.energy(at).sum(), at, create_graph=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from numbers import Real
@@ -17,7 +18,7 @@ from torch.distributions import ExpTransform
 
 from .model_error import ModelError, SeenMultivariateNormal
 from .problem import Problem, Unknowns
-from .require import floats, shown, whole
+from .require import floats, one_of, shown, stored, whole
 
 FAMILIES = ("normal", "lognormal", "student_t")
 
@@ -93,7 +94,12 @@ def observe(
     else:
         likelihood = _distribution(mean, noise, family, df, validate)
         likelihood = (likelihood if mask is None else likelihood.mask(mask)).to_event(event_dim)
-    value = pyro.sample(name, likelihood, obs=obs)
+    try:
+        value = pyro.sample(name, likelihood, obs=obs)
+    except RuntimeError as failure:
+        if "ultiple sample sites named" not in str(failure) and "already in the trace" not in str(failure):
+            raise
+        raise ValueError(f"name: got {name!r}, which another site of the model has, expected a new name") from None
     if rejected is not None:
         weight = torch.zeros(rejected.shape, dtype=mean.dtype, device=mean.device)
         pyro.factor(f"{name}_rejected", weight.masked_fill(rejected, -math.inf))
@@ -142,6 +148,7 @@ def virtual_observables(
     """
     if not all(callable(getattr(problem, method, None)) for method in ("residual", "logdet")):
         raise TypeError(f"site '{name}': problem: got {shown(problem)}, expected a Problem with residual and logdet")
+    one_of(f"site '{name}': corrected", corrected, (True, False))
     if event_dim is None:
         event_dim = int(getattr(problem, "state_event_dim", 1))
     r = problem.residual(u, z)
@@ -219,22 +226,25 @@ def _check(
     if (df is None) == (family == "student_t"):
         raise ValueError(f"{site} df: got {df!r} with family {family!r}, expected a number with student_t only")
     floats(f"{site} mean", mean)
+    if not mean.numel():
+        raise ValueError(f"{site} mean: got shape {tuple(mean.shape)}, expected at least one entry")
     if mean.dim() < whole(f"{site} event_dim", event_dim, 0):
         raise ValueError(f"{site} mean: got shape {tuple(mean.shape)}, expected at least {event_dim} event dimensions")
     hint = f"; a sampled scalar enters as noise[..., {', '.join(['None'] * event_dim)}]" if event_dim else ""
-    _check_positive(site, "noise", noise, mean.shape, event_dim, hint)
+    _check_positive(site, "noise", noise, mean, event_dim, hint)
     if df is not None:
-        _check_positive(site, "df", df, mean.shape, event_dim)
+        _check_positive(site, "df", df, mean, event_dim)
     if obs is not None:
-        if not isinstance(obs, Tensor) or not obs.is_floating_point():
-            raise TypeError(f"{site} obs: got {shown(obs)}, expected a floating-point tensor")
+        floats(f"{site} obs", obs)
+        _check_device(site, "obs", obs, mean)
         event = mean.shape[mean.dim() - event_dim :]
         if obs.dim() < event_dim or obs.shape[obs.dim() - event_dim :] != event:
             raise ValueError(f"{site} obs: got shape {tuple(obs.shape)}, expected (..., {', '.join(map(str, event))})")
         _check_broadcast(site, "obs", obs.shape, mean.shape, event_dim)
     if mask is not None:
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or not stored(mask):
             raise TypeError(f"{site} mask: got {shown(mask)}, expected a boolean tensor, True where observed")
+        _check_device(site, "mask", mask, mean)
         _check_broadcast(site, "mask", mask.shape, mean.shape if obs is None else obs.shape, event_dim)
     if pyro.settings.get("validate_distributions_pyro"):
         _check_data(site, {"noise": noise, "df": df}, obs, mask, family)
@@ -252,15 +262,23 @@ def _check_error(name: str, mean: Tensor, error: ModelError, family: str, event_
 
 
 def _check_positive(
-    site: str, argument: str, value: float | Tensor, mean: torch.Size, event_dim: int, hint: str = ""
+    site: str, argument: str, value: float | Tensor, mean: Tensor, event_dim: int, hint: str = ""
 ) -> None:
     if isinstance(value, Tensor):
         floats(f"{site} {argument}", value)
-        _check_broadcast(site, argument, value.shape, mean, event_dim, hint)
+        _check_device(site, argument, value, mean)
+        if not value.numel():
+            raise ValueError(f"{site} {argument}: got shape {tuple(value.shape)}, expected positive numbers")
+        _check_broadcast(site, argument, value.shape, mean.shape, event_dim, hint)
     elif isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{site} {argument}: got {shown(value)}, expected a positive number or a tensor of them")
-    elif not 0 < value < math.inf:
-        raise ValueError(f"{site} {argument}: got {value}, expected a positive number")
+    elif not 0 < value <= sys.float_info.max:
+        raise ValueError(f"{site} {argument}: got {shown(value)}, expected a positive number")
+
+
+def _check_device(site: str, argument: str, value: Tensor, mean: Tensor) -> None:
+    if value.device != mean.device:
+        raise TypeError(f"{site} {argument}: got a tensor on {value.device}, expected {mean.device}, where the mean is")
 
 
 def _check_data(site: str, scales: Mapping[str, Any], obs: Tensor | None, mask: Tensor | None, family: str) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from .ode_failures import Named
 from .problem import Problem, SolveError, Unknowns
-from .require import clock, dtype_of_floats, floats, function, whole
+from .require import clock, dtype_of_floats, finite, floats, function, whole
 
+LARGEST_MATRIX = 10**5  # rows
 Generator = Callable[[Mapping[str, Tensor]], Tensor]
 
 
@@ -63,7 +64,7 @@ class LinearODE(Problem):
         function("generator", generator)
         exact, start = clock(times, t0)
         if squarings is not None:
-            whole("squarings", squarings, 0)
+            whole("squarings", squarings, 0, 1000)
         if observation is not None:
             function("observation", observation)
         dtype_of_floats(dtype)
@@ -95,10 +96,11 @@ class LinearODE(Problem):
 
     def propagator(self, z: Unknowns, step: float) -> Tensor:
         """Return exp(A(z) step), (..., k, k)."""
-        return self._flow(self._system(z)[0], step)
+        return self._flow(self._system(z)[0], finite("step", step))
 
     def observe(self, u: Tensor) -> Tensor:
         """Return what is seen of the trajectory: ``observation(u)``, by default u itself."""
+        floats("u", u, None, None)
         return u if self.observation is None else self.observation(u)
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
@@ -119,6 +121,7 @@ class LinearODE(Problem):
     def logdet(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return log|det dr/du| = 0 exactly, shape (...): dr/du is block lower triangular with a unit diagonal."""
         matrix, state = self._system(z)
+        floats("u", u, len(self.times), state.shape[-1])
         return u.new_zeros(torch.broadcast_shapes(u.shape[:-2], matrix.shape[:-2], state.shape[:-1]))
 
     def at(self, times: Any) -> LinearODE:
@@ -131,8 +134,10 @@ class LinearODE(Problem):
             got = list(z) if isinstance(z, Mapping) else type(z).__name__
             raise ValueError(f"z: got {got}, expected a mapping of named unknowns with 'initial_state'")
         state = floats("z['initial_state']", z["initial_state"], None)
+        for name, value in z.items():
+            floats(f"z[{name!r}]", value)
         matrix = self.generator(Named(z))
-        return floats("generator", matrix, state.shape[-1], state.shape[-1]), state
+        return floats("generator", matrix, state.shape[-1], state.shape[-1], like=state), state
 
     def _spacing(self) -> float:
         return sum(self.steps) / len(self.steps)
@@ -171,8 +176,11 @@ class LinearODE(Problem):
 
 def exponential(matrix: Tensor, squarings: int | None = None) -> Tensor:
     """Return exp of matrices (..., k, k); ``squarings`` as for ``LinearODE``."""
+    if floats("matrix", matrix, None, None).shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"matrix: got shape {tuple(matrix.shape)}, expected (..., k, k)")
     if squarings is None:
         return torch.linalg.matrix_exp(matrix)
+    whole("squarings", squarings, 0, 1000)
     one = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     x = matrix / 2**squarings
     square = x @ x
@@ -198,7 +206,7 @@ class Banded(nn.Module):
 
     def __init__(self, points: int, reach: int = 1) -> None:
         super().__init__()
-        if not whole("points", points, 1) > whole("reach", reach, 0):
+        if not whole("points", points, 1, LARGEST_MATRIX) > whole("reach", reach, 0):
             raise ValueError(f"reach: got {reach}, expected less than the {points} points")
         ones = [torch.ones(points - abs(j)) for j in range(-reach, reach + 1)]
         shifts = torch.stack([torch.diag(one, j) for one, j in zip(ones, range(-reach, reach + 1), strict=True)])
@@ -207,4 +215,5 @@ class Banded(nn.Module):
     def forward(self, stencil: Tensor) -> Tensor:
         """Return (..., k, k) for stencils (..., 2 reach + 1)."""
         size = self.shifts.shape[-1]
+        floats("stencil", stencil, len(self.shifts), like=self.shifts)
         return (stencil @ self.shifts.flatten(1)).unflatten(-1, (size, size))

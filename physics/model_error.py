@@ -41,9 +41,13 @@ class ModelError(nn.Module):
         if mean.dim() != 1 or covariance.dim() != 2:
             got = tuple(mean.shape), tuple(covariance.shape)
             raise ValueError(f"mean, covariance: got shapes {got}, expected (n,) and (n, n)")
-        largest = covariance.abs().amax()
-        symmetric = torch.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6 * float(largest))
-        if not symmetric or bool(torch.linalg.eigvalsh(covariance)[0] < -1e-5 * largest):
+        if not bool(torch.isfinite(mean).all() and torch.isfinite(covariance).all()):
+            raise ValueError("mean, covariance: got an entry that is not finite, expected finite numbers")
+        spread = covariance.diagonal().clamp_min(0.0).sqrt()
+        spread = torch.where(spread > 0, spread, 1.0)  # sensors may have different units
+        correlation = covariance / spread[:, None] / spread
+        symmetric = torch.allclose(correlation, correlation.T, rtol=1e-4, atol=1e-6)
+        if not symmetric or bool(torch.linalg.eigvalsh(correlation)[0] < -1e-5):
             raise ValueError(f"covariance: got {shown(covariance)}, expected a symmetric positive semidefinite matrix")
         self.register_buffer("mean", mean.detach().clone())
         self.register_buffer("covariance", covariance.detach().clone())
@@ -63,8 +67,13 @@ def error_covariance(surrogate: Surrogate, z: Unknowns, u: Tensor | None = None)
     if not isinstance(surrogate, Surrogate):
         raise TypeError(f"surrogate: got {shown(surrogate)}, expected a Surrogate")
     with torch.no_grad():
-        exact = surrogate.problem.solve(z) if u is None else u
-        error = (surrogate.observe(exact) - surrogate.observe(surrogate.solve(z))).flatten(1)
+        solved = surrogate.solve(z)
+        exact = surrogate.problem.solve(z) if u is None else floats("u", u)
+        if exact.shape != solved.shape:
+            raise ValueError(
+                f"u: got shape {tuple(exact.shape)}, expected {tuple(solved.shape)}, one state for each draw"
+            )
+        error = (surrogate.observe(exact) - surrogate.observe(solved)).flatten(1)
     if len(error) <= error.shape[1]:
         raise ValueError(f"z: got {len(error)} draws, expected more than the {error.shape[1]} sensors")
     lost = int((~torch.isfinite(error).all(-1)).sum())

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
-from torchdiffeq import odeint
 
-from .fixed_step import TABLEAUX, Compiled, integrate
-from .ode_failures import Named, brief, offenders
+from . import adaptive, fixed_step
+from .adaptive import Tolerance
+from .fixed_step import TABLEAUX, Compiled
+from .ode_equation import Known, RightHandSide, check_samples, over_intervals, transformed, velocity
+from .ode_failures import Named, StepSizeWarning, brief, halved_steps, offenders
 from .ode_gradient import Recursion, jacobian
 from .problem import Problem, SolveError, Unknowns
-from .require import clock, dtype_of_floats, floats, function, positive, shown, whole
+from .require import clock, dtype_of_floats, floats, function, one_of, positive, shown, whole
+from .tableaux import PAIRS
 
 FIXED_STEP = tuple(TABLEAUX)
-ADAPTIVE = ("bosh3", "dopri5", "dopri8")
-_FAILURES = ("underflow in dt", "non-finite values in state", "max_num_steps exceeded")
+ADAPTIVE = tuple(PAIRS)
+DOUBLED = 8  # samples that are solved again with steps half as long
+TOO_FAR = 0.1  # off, relative to the largest magnitude that a component has had so far
+TOO_LARGE = 2.0  # times the largest magnitude: steps too long for the equation to stay bounded
 
-RightHandSide = Callable[[Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+Run = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
 class ODEProblem(Problem):
@@ -38,15 +44,20 @@ class ODEProblem(Problem):
     (...,) or, by ``event_dims``, a vector. Batch shapes broadcast.
 
     Args:
-        rhs: f(t, state, z) -> shape of state (..., k); every z arrives with the state's batch shape, t is a
-            scalar or broadcasts against that batch shape.
-        times: t_1 ... t_T, increasing, spacing free, first not before t0.
+        rhs: f(t, state, z) -> shape and dtype of state (..., k); every z arrives with the state's batch shape, t is a
+            scalar. It may jump at the times, and does so exactly: no step sees the other side of t0, t_1, ..., t_T.
+        times: t_1 ... t_T, increasing, spacing free, first not before t0. Doses and switches belong among them.
         t0: start time; None takes the first of the times, so that the first state is the initial state.
-        method: fixed step (euler, midpoint, heun2, heun3, rk4) or adaptive (bosh3, dopri5, dopri8). An
-            adaptive solver chooses one step for the whole batch; steps as long as the spacing of the times can
-            escape dopri8's error estimate (7e-6 at a tolerance of 1e-10 was seen on pendulums): give it closer times.
-        substeps: steps in each interval between consecutive times (fixed step).
-        rtol, atol: tolerances (adaptive).
+        method: fixed step (euler, midpoint, heun2, heun3, rk4) or adaptive (bosh3, dopri5, dopri8). An adaptive solver
+            chooses one step for the whole batch, which keeps the tolerance in every sample; steps as long as the spacing of
+            the times can escape dopri8's error estimate (7e-6 at a tolerance of 1e-10 was seen on pendulums): give it
+            closer times.
+        substeps: steps in each interval between consecutive times (fixed step); None takes one. The first solve of a
+            batch shape compares with steps half as long, and warns where the state is off by a tenth and nobody chose
+            ``substeps``, or where steps that were chosen make it grow.
+        rtol, atol: tolerances (adaptive): largest error of a step relative to the state, and absolute in units of the
+            state, in the root mean square over a sample's states. None for ``atol`` takes, for each component of each
+            sample, 1e-2 rtol of the largest magnitude that it has had so far: the same in any unit.
         max_steps: adaptive steps after which an interval counts as failed.
         observation: H, state (..., T, k) -> data; None returns the state.
         event_dims: number of own dimensions of each unknown that is not a scalar.
@@ -77,9 +88,9 @@ class ODEProblem(Problem):
         times: Sequence[float] | Tensor,
         t0: float | None = None,
         method: str = "rk4",
-        substeps: int = 1,
+        substeps: int | None = None,
         rtol: float = 1e-6,
-        atol: float = 1e-8,
+        atol: float | None = None,
         max_steps: int = 10_000,
         observation: Callable[[Tensor], Tensor] | None = None,
         event_dims: Mapping[str, int] | None = None,
@@ -91,28 +102,24 @@ class ODEProblem(Problem):
         super().__init__()
         function("rhs", rhs)
         exact, start = clock(times, t0)
-        if method not in FIXED_STEP + ADAPTIVE:
-            raise ValueError(f"method: got {method!r}, expected one of {', '.join(FIXED_STEP + ADAPTIVE)}")
-        substeps, max_steps = whole("substeps", substeps, 1), whole("max_steps", max_steps, 1)
-        rtol, atol = positive("rtol", rtol), positive("atol", atol)
-        if on_failure not in ("raise", "reject"):
-            raise ValueError(f"on_failure: got {on_failure!r}, expected 'raise' or 'reject'")
-        if gradient not in ("unrolled", "parallel") or (gradient == "parallel" and method in ADAPTIVE):
-            expected = "'unrolled'" if method in ADAPTIVE else "'unrolled' or 'parallel'"
-            raise ValueError(f"gradient: got {gradient!r} with method {method!r}, expected {expected}")
-        if compile not in (False, True) or (compile and method in ADAPTIVE):
-            expected = "False" if method in ADAPTIVE else "True or False"
-            raise ValueError(f"compile: got {shown(compile)} with method {method!r}, expected {expected}")
+        one_of("method", method, FIXED_STEP + ADAPTIVE)
+        given = substeps is not None
+        substeps, max_steps = whole("substeps", substeps if given else 1, 1), whole("max_steps", max_steps, 1)
+        rtol, atol = positive("rtol", rtol), None if atol is None else positive("atol", atol)
+        one_of("on_failure", on_failure, ("raise", "reject"))
+        fixed, context = method in FIXED_STEP, f" with method {method!r}"
+        one_of("gradient", gradient, ("unrolled", "parallel") if fixed else ("unrolled",), context)
+        one_of("compile", compile, (True, False) if fixed else (False,), context)
         if observation is not None:
             function("observation", observation)
-        if not isinstance(event_dims or {}, Mapping):
+        if event_dims is not None and not isinstance(event_dims, Mapping):
             raise TypeError(f"event_dims: got {shown(event_dims)}, expected a mapping of names to numbers")
         dtype_of_floats(dtype)
         self.rhs = rhs
         self.t0 = start
         self.method = method
-        self.substeps = substeps
-        self.rtol, self.atol, self.max_steps = rtol, atol, max_steps
+        self.substeps, self._given = substeps, given
+        self.tolerance = Tolerance(rtol, atol, max_steps)
         self.observation = observation
         dims = {name: whole(f"event_dims[{name!r}]", value, 0) for name, value in (event_dims or {}).items()}
         self.event_dims = {**dims, "initial_state": 1}
@@ -125,6 +132,7 @@ class ODEProblem(Problem):
         self.register_buffer("times", exact.to(dtype or torch.get_default_dtype()))
         self._exact = exact if self._starts_at_times else torch.cat([exact.new_tensor([start]), exact])
         self._told_apart: set[torch.dtype] = set()
+        self._known = Known()
         self._check_times(self.times.dtype)
 
     def solve(self, z: Unknowns, residual: Tensor | None = None) -> Tensor:
@@ -136,27 +144,27 @@ class ODEProblem(Problem):
         if residual is not None:
             floats("residual", residual, len(self.times), None)
         unknowns, batch = self._unknowns(z, residual)
-        initial = unknowns["initial_state"]
         if residual is None:
-            if self.gradient == "parallel" and torch.is_grad_enabled() and len(self.times) > int(self._starts_at_times):
-                return self._parallel(unknowns, len(batch))
-            return self._path(unknowns)
-        states, before = [], initial
-        begin, length = self._intervals(initial)
+            return self._checked(self._trajectory, unknowns, batch)
+        states, before = [], unknowns["initial_state"]
+        begin, end = self._intervals(before)
         for n, defect in enumerate(residual.expand((*batch, *residual.shape[-2:])).unbind(-2)):
             if n or not self._starts_at_times:
-                before = self._step(before, unknowns, begin[n], length[n])
+                before = self._flow(before, unknowns, torch.stack([begin[n], end[n]]))[..., -1, :]
             before = before + defect
             states.append(before)
         return torch.stack(states, -2)
 
+    def _trajectory(self, unknowns: Mapping[str, Tensor]) -> Tensor:
+        if self.gradient == "parallel" and torch.is_grad_enabled() and len(self.times) > int(self._starts_at_times):
+            return self._parallel(unknowns)
+        return self._path(unknowns)
+
     def _path(self, unknowns: Mapping[str, Tensor]) -> Tensor:
         initial = unknowns["initial_state"]
-        self._check_times(initial.dtype)
-        knots = self.times if self._starts_at_times else torch.cat([self.times.new_tensor([self.t0]), self.times])
-        return self._flow(initial, unknowns, knots.to(initial.dtype))[-len(self.times) :].movedim(0, -2)
+        return self._flow(initial, unknowns, self._knots(initial))[..., -len(self.times) :, :]
 
-    def _parallel(self, unknowns: Mapping[str, Tensor], depth: int) -> Tensor:
+    def _parallel(self, unknowns: Mapping[str, Tensor]) -> Tensor:
         """The trajectory without a graph, and then its gradient by ``ode_gradient``."""
         with torch.no_grad():
             path = self._path(unknowns)
@@ -166,13 +174,51 @@ class ODEProblem(Problem):
         skip = int(self._starts_at_times)
         start = path[..., :-1, :] if skip else torch.cat([initial.detach().unsqueeze(-2), path[..., :-1, :]], -2)
         before = start.detach().requires_grad_()
-        begin, length = self._intervals(path)
-        steps = self._step(before, _per_interval(unknowns, depth, before.shape[-2]), begin[skip:], length[skip:])
+        begin, end = self._intervals(path)
+        steps = self._step(before, unknowns, begin[skip:], end[skip:])
         matrices = jacobian(steps, before)
         return cast(Tensor, Recursion.apply(steps, initial, matrices, path))
 
+    def _checked(self, solve: Callable[..., Tensor], unknowns: Mapping[str, Tensor], batch: torch.Size) -> Tensor:
+        """Return ``solve(unknowns)``; at the first use of a layout compare samples and steps with what they should be."""
+        layout = tuple(
+            (name, value.shape, value.dtype, value.stride()[: len(batch)]) for name, value in unknowns.items()
+        )
+        if transformed() or self._known.note(self.rhs, layout, True):
+            return solve(unknowns)
+        self._check_samples(unknowns, unknowns["initial_state"])
+        path = solve(unknowns)
+        with torch.no_grad():
+            self._check_samples(unknowns, path[..., -1, :].detach())
+            if self.method in FIXED_STEP:
+                self._check_steps(unknowns, path.detach(), batch)
+        return path
+
+    def _check_samples(self, unknowns: Mapping[str, Tensor], u: Tensor) -> None:
+        check_samples(self.rhs, self._intervals(u)[0][-1], u.detach(), unknowns, self.event_dims)
+
+    def _check_steps(self, unknowns: Mapping[str, Tensor], path: Tensor, batch: torch.Size) -> None:
+        """Warn where steps half as long give another trajectory, in the median of some samples."""
+        rows = torch.linspace(0, max(batch.numel() - 1, 0), min(batch.numel(), DOUBLED), device=path.device).long()
+        part = Named({name: self._flatten(value, name, batch)[rows] for name, value in unknowns.items()})
+        knots, substeps = self._knots(path), 2 * self.substeps
+        try:
+            fine = fixed_step.integrate(velocity(self.rhs, part), part["initial_state"], knots, self.method, substeps)
+        except (RuntimeError, IndexError, ValueError):  # an equation for batches of other shapes alone
+            return
+        fine = fine.movedim(0, -2)[..., -len(self.times) :, :]
+        off, growth = halved_steps(path.reshape(-1, *path.shape[-2:])[rows], fine)
+        if growth > TOO_LARGE or (off > TOO_FAR and not self._given):
+            warnings.warn(
+                f"ODEProblem: {self.method} with substeps={self.substeps} is off by at least {off:.0%} of the state (steps half "
+                "as long show it), expected less: give more substeps=, or method='dopri5'",
+                StepSizeWarning,
+                stacklevel=4,
+            )
+
     def observe(self, u: Tensor) -> Tensor:
         """Return what is seen of the trajectory: ``observation(u)``, by default u itself."""
+        floats("u", u, None, None)
         return u if self.observation is None else self.observation(u)
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
@@ -183,13 +229,14 @@ class ODEProblem(Problem):
         """
         unknowns, batch = self._unknowns(z, floats("u", u, len(self.times), None))
         u = u.expand((*batch, *u.shape[-2:]))
+        if not transformed() and not self._known.note(self.rhs, ("residual", u.shape), True):
+            self._check_samples(unknowns, u[..., -1, :])
         before = torch.cat([unknowns["initial_state"].unsqueeze(-2), u[..., :-1, :]], -2)
-        begin, length = self._intervals(u)
+        begin, end = self._intervals(u)
         skip = int(self._starts_at_times)
         flown = before
         if len(self.times) > skip:
-            widened = _per_interval(unknowns, len(batch), len(self.times) - skip)
-            after = self._step(before[..., skip:, :], widened, begin[skip:], length[skip:])
+            after = self._step(before[..., skip:, :], unknowns, begin[skip:], end[skip:])
             flown = torch.cat([before[..., :skip, :], after], -2)
         return u - flown
 
@@ -214,11 +261,17 @@ class ODEProblem(Problem):
             )
         self._told_apart.add(dtype)
 
-    def _intervals(self, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _knots(self, like: Tensor) -> Tensor:
+        """The start, where it is before the times, and the times, in the dtype and on the device of a state."""
         self._check_times(like.dtype)
-        times = self.times.to(like.dtype)
-        knots = torch.cat([times.new_tensor([self.t0]), times])
-        return knots[:-1], knots.diff()
+        times = self.times.to(like)
+        return times if self._starts_at_times else torch.cat([times.new_tensor([self.t0]), times])
+
+    def _intervals(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Begin and end of each interval; the first is empty where the first of the times is the start."""
+        knots = self._knots(like)
+        knots = torch.cat([knots[:1], knots]) if self._starts_at_times else knots
+        return knots[:-1], knots[1:]
 
     def _unknowns(self, z: Unknowns, path: Tensor | None) -> tuple[dict[str, Tensor], torch.Size]:
         """Every unknown expanded to the batch shape common with ``path`` (..., T, k), and that shape."""
@@ -246,52 +299,76 @@ class ODEProblem(Problem):
         widened = {name: z[name].expand((*batch, *z[name].shape[lead:])) for name, lead in leads.items()}
         return Named(widened), batch
 
-    def _step(self, start: Tensor, z: Mapping[str, Tensor], begin: Tensor, length: Tensor) -> Tensor:
-        """Phi from ``begin`` over ``length`` (numbers, or one for each entry of the last batch dimension)."""
-        unit = torch.tensor([0.0, 1.0], dtype=start.dtype, device=start.device)
-        return self._flow(start, z, unit, begin, length)[-1]
+    def _step(self, start: Tensor, z: Mapping[str, Tensor], begin: Tensor, end: Tensor) -> Tensor:
+        """Phi of intervals that are taken together, (..., N, k) for starts (..., N, k); begin and end: (N,)."""
 
-    def _flow(
-        self,
-        start: Tensor,
-        z: Mapping[str, Tensor],
-        knots: Tensor,
-        begin: Tensor | None = None,
-        length: Tensor | None = None,
+        def run(u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+            slope = over_intervals(self._known, self.rhs, z, self.event_dims)
+            if self.method in FIXED_STEP:
+                return fixed_step.across(slope, u, begin, end, self.method, self.substeps)
+            return adaptive.across(slope, u, begin, end, self.method, self.tolerance)
+
+        return self._guarded(run, start, z, start.shape[:-2], start.shape[-2], apart=True)
+
+    def _flow(self, start: Tensor, z: Mapping[str, Tensor], knots: Tensor) -> Tensor:
+        """The path at the knots, shape (..., knots, k)."""
+
+        def run(u: Tensor, z: Mapping[str, Tensor]) -> Tensor:
+            if len(knots) == 1:
+                return u.unsqueeze(-2)
+            if self.method in ADAPTIVE:
+                path = adaptive.integrate(velocity(self.rhs, z), u, knots, self.method, self.tolerance)
+            elif self._steps is not None and not torch.is_grad_enabled():
+                path = self._steps.integrate(self.rhs, z, u, knots, (self.method, self.substeps))
+            else:
+                path = fixed_step.integrate(velocity(self.rhs, z), u, knots, self.method, self.substeps)
+            return path.movedim(0, -2)
+
+        return self._guarded(run, start, z, start.shape[:-1], len(knots))
+
+    def _guarded(
+        self, run: Run, start: Tensor, z: Mapping[str, Tensor], batch: torch.Size, count: int, apart: bool = False
     ) -> Tensor:
-        """The path at the knots, shape (knots, ..., k), with failures raised or rejected."""
-        path, reason = self._attempt(start, z, knots, begin, length)
+        """What ``run`` gives for starts and unknowns, shape (*batch, count, k), with failures raised or rejected.
+
+        ``apart`` tells that the last but one dimension counts intervals, each with a start of its own.
+        """
+
+        def attempt(u: Tensor, z: Mapping[str, Tensor]) -> tuple[Tensor | None, str]:
+            try:
+                return run(u, z), "non-finite state"
+            except adaptive.StepFailure as error:
+                return None, str(error)
+
+        if not start.numel():
+            return start.new_empty((*batch, count, start.shape[-1]))
+        path, reason = attempt(start, z)
         if path is not None and bool(torch.isfinite(path).all()):
             return path
-        batch = start.shape[:-1]
-        flat_start = start.reshape(-1, start.shape[-1])
+        flat_start = start.reshape(-1, *start.shape[len(batch) :])
         flat_z = {name: self._flatten(value, name, batch) for name, value in z.items()}
-        flat_begin = None if begin is None else begin.expand(batch).reshape(-1)
-        flat_length = None if length is None else length.expand(batch).reshape(-1)
 
-        def attempt(rows: Tensor) -> tuple[Tensor | None, str]:
-            part = {name: value[rows] for name, value in flat_z.items()}
-            span = [None if value is None else value[rows] for value in (flat_begin, flat_length)]
-            return self._attempt(flat_start[rows], part, knots, *span)
+        def attempt_rows(rows: Tensor) -> tuple[Tensor | None, str]:
+            return attempt(flat_start[rows], Named({name: value[rows] for name, value in flat_z.items()}))
 
         everything = torch.arange(len(flat_start), device=start.device)
         if path is None:
             with torch.no_grad():
-                failed = offenders(attempt, everything)
+                failed = offenders(attempt_rows, everything)
         else:
-            failed = ~torch.isfinite(path).movedim(0, -1).flatten(-2).all(-1).reshape(-1)
-        good = everything[~failed]
+            failed = ~torch.isfinite(path).flatten(-2).all(-1).reshape(-1)
         if self.on_failure == "reject":
-            result = start.new_full((len(knots), *flat_start.shape), math.nan)
-            if len(good):
-                # The survivors alone: a failed sample's infinities would turn shared gradients into NaN.
-                survivors, reason = attempt(good)
-                if survivors is not None:
-                    return result.to(survivors).index_copy(1, good, survivors).reshape(len(knots), *start.shape)
-            else:
-                return result.reshape(len(knots), *start.shape)
+            good, states = everything[~failed], start.shape[-1]
+            # The survivors alone: a failed sample's infinities would turn shared gradients into NaN.
+            survivors, reason = attempt_rows(good) if len(good) else (start.new_empty((0, count, states)), reason)
+            if survivors is not None:
+                result = survivors.new_full((len(everything), count, states), math.nan)
+                return result.index_copy(0, good, survivors).reshape(*batch, count, states)
         first = int(failed.nonzero()[0]) if bool(failed.any()) else 0
         index = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), batch)) if batch else ()
+        if apart and path is not None:
+            lost = ~torch.isfinite(path).all(-1).reshape(-1, count)[first]
+            reason += f" in {int(lost.sum())} of its {count} intervals"
         values = ", ".join(f"{name}={brief(value[first])}" for name, value in flat_z.items())
         raise SolveError(
             f"{self.method} failed for {int(failed.sum())} of {len(everything)} samples ({reason}), first at "
@@ -301,49 +378,3 @@ class ODEProblem(Problem):
     def _flatten(self, value: Tensor, name: str, batch: torch.Size) -> Tensor:
         own = value.shape[value.dim() - self.event_dims.get(name, 0) :]
         return value.expand((*batch, *own)).reshape(-1, *own)
-
-    def _attempt(
-        self,
-        start: Tensor,
-        z: Mapping[str, Tensor],
-        knots: Tensor,
-        begin: Tensor | None,
-        length: Tensor | None,
-    ) -> tuple[Tensor | None, str]:
-        """The path, or None with the solver's reason."""
-        if len(knots) == 1:
-            return start.unsqueeze(0), "non-finite initial state"
-        if begin is None or length is None:
-
-            def velocity(t: Tensor, state: Tensor) -> Tensor:
-                return self.rhs(t, state, z)
-        else:
-
-            def velocity(t: Tensor, state: Tensor) -> Tensor:
-                return self.rhs(begin + t * length, state, z) * length[..., None]
-
-        if self.method in FIXED_STEP:
-            if self._steps is not None and begin is None and not torch.is_grad_enabled():
-                path = self._steps.integrate(self.rhs, z, start, knots, (self.method, self.substeps))
-            else:
-                path = integrate(velocity, start, knots, self.method, self.substeps)
-            return path, "non-finite state"
-        # torchdiffeq's interpolant misses the tolerance (dopri8: 500 fold), so steps end on every knot.
-        options = {"max_num_steps": self.max_steps, "step_t": knots}
-        try:
-            path = odeint(velocity, start, knots, rtol=self.rtol, atol=self.atol, method=self.method, options=options)
-        except AssertionError as error:
-            # torchdiffeq reports its failures as bare asserts; the equation's own are passed on.
-            if not str(error).startswith(_FAILURES):
-                raise
-            return None, str(error).split(":")[0]
-        return cast(Tensor, path), "non-finite state"
-
-
-def _per_interval(unknowns: Mapping[str, Tensor], depth: int, intervals: int) -> Mapping[str, Tensor]:
-    """Every unknown repeated for each interval, which is one more member of the batch, before its own dimensions."""
-    wide = {}
-    for name, value in unknowns.items():
-        shape = (*value.shape[:depth], intervals, *value.shape[depth:])
-        wide[name] = value.unsqueeze(depth).expand(shape)
-    return Named(wide)

@@ -21,13 +21,37 @@ def offenders(attempt: Callable[[Tensor], tuple[Tensor | None, str]], rows: Tens
     """Which rows fail, as booleans, by bisection: an adaptive solver fails for a batch as a whole."""
     path, _ = attempt(rows)
     if path is not None:
-        return ~torch.isfinite(path).movedim(0, -1).flatten(-2).all(-1)
+        return ~torch.isfinite(path).flatten(1).all(-1)
     if len(rows) == 1:
         return torch.ones(1, dtype=torch.bool, device=rows.device)
     half = len(rows) // 2
     return torch.cat([offenders(attempt, rows[:half]), offenders(attempt, rows[half:])])
 
 
+class StepSizeWarning(RuntimeWarning):
+    """Fixed steps are too long for an equation."""
+
+
+def halved_steps(coarse: Tensor, fine: Tensor) -> tuple[float, float]:
+    """Compare trajectories (S, T, k) with those of steps half as long: medians over the samples that are finite in both.
+
+    Returns:
+        Largest difference relative to what each component has been so far, and by how much the largest component is too large.
+    """
+    usable = (torch.isfinite(coarse) & torch.isfinite(fine)).flatten(1).all(-1)
+    if not bool(usable.any()):
+        return 0.0, 1.0
+    coarse, fine = coarse[usable], fine[usable]
+    difference = (coarse - fine).abs()
+    size = torch.maximum(fine.abs(), coarse.abs()).cummax(-2)[0]
+    off = torch.where(difference == 0, 0.0, difference / size).flatten(1).amax(-1)
+    most, least = coarse.abs().amax(-2), fine.abs().amax(-2)
+    growth = torch.where(most == least, 1.0, most / least).amax(-1)
+    return float(off.median()), float(growth.median())
+
+
 def brief(value: Tensor) -> str:
-    """Return the numbers of an unknown with six digits, for a message."""
+    """Return the numbers of an unknown with six digits, or the range of many, for a message."""
+    if value.numel() > 8:
+        return f"from {float(value.min()):.6g} to {float(value.max()):.6g}"
     return f"{float(value):.6g}" if value.dim() == 0 else str([float(f"{float(v):.6g}") for v in value.reshape(-1)])

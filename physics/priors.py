@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from .require import finite, floats
+
 
 class TruncatedNormal(TorchDistribution):
     """Normal distribution truncated to values above zero.
@@ -34,6 +36,8 @@ class TruncatedNormal(TorchDistribution):
     has_rsample = True
 
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
+        for name, value in (("loc", loc), ("scale", scale)):
+            floats(name, value) if isinstance(value, Tensor) else finite(name, value)
         self.loc, self.scale = broadcast_all(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
 

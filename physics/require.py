@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,21 +15,55 @@ from torch import Tensor
 def shown(value: Any) -> str:
     """Return a value in a few characters: dtype and shape of a tensor, else the start of its repr."""
     if isinstance(value, Tensor):
-        return f"{value.dtype} of shape {tuple(value.shape)}"
-    text = " ".join(repr(value).split())
+        kind = "nested " if value.is_nested else "" if value.layout == torch.strided else f"{str(value.layout)[6:]} "
+        shape = "" if value.is_nested else f" of shape {tuple(value.shape)}"
+        return f"{kind}{value.dtype}{shape}{' without values (meta)' if value.is_meta else ''}"
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # somebody else's __repr__
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def whole(name: str, value: Any, least: int) -> int:
+MOST = 10**9  # of anything that is counted
+
+
+def whole(name: str, value: Any, least: int, most: int = MOST) -> int:
     """Return ``value``, a whole number of at least ``least``.
 
     Raises:
         ValueError, TypeError: it is another number, or no number.
     """
-    _real(name, value, f"a whole number of at least {least}")
+    expected = f"a whole number of at least {least}"
+    _real(name, value, expected)
     if not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}: got {value}, expected a whole number of at least {least}")
+        raise ValueError(f"{name}: got {shown(value)}, expected {expected}")
+    if int(value) > most:
+        raise ValueError(f"{name}: got {shown(value)}, expected {expected} and at most {most}")
     return int(value)
+
+
+def one_of(name: str, value: Any, options: Sequence[Any], context: str = "") -> None:
+    """Refuse what is none of the options.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not any(type(value) is type(option) and value == option for option in options):
+        *others, last = map(repr, options)
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"{name}: got {shown(value)}{context}, expected {expected}")
+
+
+def widths(name: str, values: Any) -> list[int]:
+    """Return the widths of a network's layers, whole numbers of at least 1.
+
+    Raises:
+        ValueError, TypeError: they are not.
+    """
+    if isinstance(values, str | bytes | Mapping | Tensor) or not isinstance(values, Iterable):
+        raise TypeError(f"{name}: got {shown(values)}, expected whole numbers, one for each layer")
+    return [whole(name, value, 1) for value in values]
 
 
 def positive(name: str, value: Any) -> float:
@@ -37,8 +73,8 @@ def positive(name: str, value: Any) -> float:
         ValueError, TypeError: it is another number, or no number.
     """
     _real(name, value, "a positive number")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: got {value}, expected a positive number")
+    if not 0 < value <= sys.float_info.max:
+        raise ValueError(f"{name}: got {shown(value)}, expected a positive number")
     return float(value)
 
 
@@ -49,8 +85,8 @@ def finite(name: str, value: Any) -> float:
         ValueError, TypeError: it is not finite, or no number.
     """
     _real(name, value, "a finite number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: got {value}, expected a finite number")
+    if not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{name}: got {shown(value)}, expected a finite number")
     return float(value)
 
 
@@ -60,13 +96,28 @@ def numbers(name: str, values: Any, expected: str) -> Tensor:
     Raises:
         ValueError, TypeError: an entry is not finite, or there are no numbers.
     """
+    if isinstance(values, Tensor) and (values.is_complex() or values.dtype == torch.bool or not stored(values)):
+        raise TypeError(f"{name}: got {shown(values)}, expected {expected}")
     try:
-        found = torch.as_tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
+        found = torch.as_tensor(_plain(values), dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TypeError(f"{name}: got {shown(values)}, expected {expected}") from None
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{name}: got an entry that is not finite, expected {expected}")
     return found
+
+
+def stored(value: Tensor) -> bool:
+    """Whether a tensor holds all its numbers, one after the other: neither sparse, nor nested, nor without values (meta)."""
+    return value.layout == torch.strided and not value.is_nested and not value.is_meta
+
+
+def _plain(values: Any) -> Any:
+    """Numbers that torch would take for others are refused: text and truth values."""
+    found = values if isinstance(values, Tensor) else np.asarray(values)
+    if isinstance(found, np.ndarray) and found.dtype.kind not in "iuf":
+        raise TypeError
+    return found if isinstance(found, Tensor) or found.dtype.kind != "f" else found.astype(np.float64)
 
 
 def clock(times: Any, t0: Any) -> tuple[Tensor, float]:
@@ -101,11 +152,13 @@ def floats(name: str, value: Any, *trailing: int | None, like: Tensor | None = N
         ValueError, TypeError: another shape or dtype, or no tensor.
     """
     sizes = ", ".join("any" if size is None else str(size) for size in trailing)
-    if not isinstance(value, Tensor) or not value.is_floating_point():
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not stored(value):
         raise TypeError(f"{name}: got {shown(value)}, expected a floating-point tensor")
     own = value.shape[max(value.dim() - len(trailing), 0) :] if trailing else ()
     if len(own) != len(trailing) or any(w not in (None, g) for g, w in zip(own, trailing, strict=True)):
         raise ValueError(f"{name}: got shape {tuple(value.shape)}, expected (..., {sizes})")
+    if like is not None and value.device != like.device:
+        raise TypeError(f"{name}: got a tensor on {value.device}, expected {like.device}, where that is what it meets")
     if like is not None and value.dtype != like.dtype:
         raise TypeError(
             f"{name}: got {value.dtype}, expected {like.dtype}, that of what it meets (problem.to(dtype) turns a problem's own)"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .problem import Problem, Unknowns
-from .require import floats, shown, whole
+from .require import floats, shown, widths
 from .surrogate_basis import Basis, mlp
 
 LEAST_VARIANCE = 1e-8  # of a principal component of the standardised unknowns: below it there is nothing to see
@@ -57,15 +57,18 @@ class Surrogate(Problem):
         self.problem, self.basis = problem, basis
         self.state_event_dim = len(basis.shape)
         self.by_name = isinstance(z, Mapping)
+        if self.by_name and not z:
+            raise ValueError("z: got no unknowns, expected draws of at least one")
         self._shapes = _shapes(z)
+        if any(not value.numel() for value in (z.values() if isinstance(z, Mapping) else (z,))):
+            raise ValueError(f"z: got {shown(z)}, expected draws of at least one number")
         flat = self._flat(z)
         if flat.dim() != 2 or len(flat) < 2:
             raise ValueError(f"z: got {shown(z)}, expected draws with a leading dimension of at least 2")
         shift, whiten = _whitening(flat.double())
         self.register_buffer("shift", shift.to(basis.centre))
         self.register_buffer("whiten", whiten.to(basis.centre))
-        widths = [whole("hidden", width, 1) for width in hidden]
-        self.net = mlp([whiten.shape[1], *widths, basis.directions + 1], basis.centre.dtype, seed)
+        self.net = mlp([whiten.shape[1], *widths("hidden", hidden), basis.directions + 1], basis.centre.dtype, seed)
         with torch.no_grad():  # so that training starts near the centre
             for parameter in self.net[-1].parameters():
                 parameter.mul_(0.1)
@@ -133,4 +136,5 @@ def _whitening(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 def unit_cube_cutoff(x: Tensor) -> Tensor:
     """Return prod_i 4 x_i (1 - x_i), zero on the border of the unit cube and one in its middle, (..., d) -> (...)."""
+    floats("x", x, None)
     return (4 * x * (1 - x)).prod(-1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .problem import Problem, Unknowns
-from .require import floats, function, shown, whole
+from .require import floats, function, shown, whole, widths
 
 SMALLEST = 1e-12  # of the largest singular value: below it dr/du counts as singular
 WAVES = (1, 2, 4)
@@ -18,6 +18,7 @@ WAVES = (1, 2, 4)
 
 def mlp(sizes: Sequence[int], dtype: torch.dtype, seed: int) -> nn.Sequential:
     """Return linear layers of the given sizes with SiLU between them, their weights drawn from ``seed``."""
+    whole("seed", seed, 0, 2**63 - 1)
     layers: list[nn.Module] = []
     with torch.random.fork_rng(range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed)
@@ -161,7 +162,7 @@ class Trunk(Basis):
         seed: int = 0,
     ) -> None:
         floats("centre", centre)
-        super().__init__(centre, whole("directions", directions, 1))
+        super().__init__(centre, whole("directions", directions, 1, 10**6))
         places = floats("coordinates", coordinates)
         places = places[:, None] if places.dim() == 1 else places
         if places.dim() != 2 or len(places) != centre.numel():
@@ -175,11 +176,11 @@ class Trunk(Basis):
         self.register_buffer("high", self.coordinates.amax(0))
         self.scale = float(centre.square().mean().sqrt()) or 1.0
         inputs = places.shape[1] * (1 + 2 * len(WAVES))
-        widths = [whole("hidden", width, 1) for width in hidden]
-        self.net = mlp([inputs, *widths, directions], centre.dtype, seed)
+        self.net = mlp([inputs, *widths("hidden", hidden), directions], centre.dtype, seed)
 
     def at(self, x: Tensor) -> Tensor:
         """Return the directions at points x, shape (..., dimension) -> (directions, ...)."""
+        floats("x", x, self.coordinates.shape[1], like=self.centre)
         inside = (x - self.low) / (self.high - self.low).clamp_min(torch.finfo(x.dtype).tiny)
         waves = [g(k * math.pi * inside) for k in WAVES for g in (torch.sin, torch.cos)]
         values = self.scale / math.sqrt(self.directions) * self.net(torch.cat([inside, *waves], -1))
@@ -198,7 +199,11 @@ def jacobian(problem: Problem, z: Unknowns, u: Tensor) -> Tensor:
 
 def _linearised(problem: Problem, z: Unknowns, like: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Newton's step from zero and the singular value decomposition of dr/du there."""
-    zero = torch.zeros_like(like)
+    if not callable(getattr(problem, "residual", None)):
+        raise TypeError(f"problem: got {shown(problem)}, expected a Problem with residual")
+    zero = torch.zeros_like(floats("like", like, like=z if isinstance(z, Tensor) else None))
+    if not zero.numel():
+        raise ValueError(f"like: got shape {tuple(like.shape)}, expected a state")
     left, values, right = torch.linalg.svd(jacobian(problem, z, zero))
     if not bool(values[-1] > SMALLEST * values[0]):
         raise ValueError(f"problem: got {shown(problem)}, expected a dr/du at zero that can be inverted")

@@ -418,7 +418,8 @@ ODE: dict[str, st.SearchStrategy[Any]] = {
     ),
     "t0": st.one_of(st.floats(0.1, 9.0), st.just(math.nan), st.just(-math.inf), st.text(max_size=2)),
     "method": st.one_of(names.filter(lambda n: n not in ("euler", "rk4")), st.integers(), st.none()),
-    "substeps": not_whole, "max_steps": not_whole, "rtol": not_positive, "atol": not_positive,
+    "max_steps": not_whole, "rtol": not_positive,  # None is taken by the other two
+    "substeps": not_whole.filter(lambda n: n is not None), "atol": not_positive.filter(lambda x: x is not None),
     "rhs": st.one_of(st.integers(), st.none()), "observation": st.integers(),
     "event_dims": st.sampled_from([3, {"rate": -1}, {"rate": "a"}, {"rate": 1.5}]),
     "on_failure": st.one_of(names, st.none()), "dtype": st.sampled_from([torch.int64, "float"]),

@@ -241,7 +241,7 @@ def test_a_problem_copies_as_itself_and_pickles_by_its_builder(linear):
         (lambda z: {"k": z["k"]}, ValueError, "z: got the names k, expected flux, k, reaction, source"),
         (lambda z: z["k"], TypeError, "z: got one tensor, expected a mapping with k, source"),
         (lambda z: {**z, "k": z["k"][:3]}, ValueError, r"k: got shape \(3,\), expected \(..., 16\)"),
-        (lambda z: {**z, "flux": 1.0}, TypeError, "flux: got float, expected a floating-point tensor"),
+        (lambda z: {**z, "flux": 1.0}, TypeError, "flux: got 1.0, expected a floating-point tensor"),
         (
             lambda z: {**z, "k": z["k"].expand(2, -1), "source": z["source"].expand(3, -1)},
             ValueError,

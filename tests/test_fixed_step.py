@@ -48,10 +48,17 @@ class Pull(torch.nn.Module):
         return -self.strength * z["rate"][..., None] * u
 
 
+class Switched(Pull):
+    """Twice as strong from one of the times on: no step may see the other side."""
+
+    def forward(self, t: Tensor, u: Tensor, z: dict[str, Tensor]) -> Tensor:
+        return super().forward(t, u, z) * torch.where(t >= 0.5, 2.0, 1.0)
+
+
 def test_a_compiled_problem_solves_alike_and_its_copy_has_its_own_parameters() -> None:
     times = torch.linspace(0.0, 1.0, 5)
     z = {"rate": torch.linspace(0.5, 1.5, 70), "initial_state": torch.ones(70, 2)}
-    plain, compiled = ODEProblem(Pull(), times), ODEProblem(Pull(), times, compile=True)
+    plain, compiled = ODEProblem(Switched(), times), ODEProblem(Switched(), times, compile=True)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         torch.testing.assert_close(compiled.solve(z), plain.solve(z), rtol=1e-6, atol=1e-6)

@@ -257,7 +257,7 @@ def test_too_many_steps_is_a_failure_not_a_hang():
         max_steps=50,
         dtype=torch.float64,
     )
-    with pytest.raises(SolveError, match="max_num_steps"):
+    with pytest.raises(SolveError, match="more than max_steps=50 steps"):
         problem.solve({"initial_state": tensor(1.0)})
 
 

@@ -79,8 +79,10 @@ class Trial:
         return guide
 
     def judged(self, draws: Draws, effective: float, weights: Array | None = None) -> Outcome:
-        far, allowed = distance(draws, self.exact, weights), tolerance(effective, EXACT)
-        return Outcome("right" if far <= allowed else "wrong", f"distance {far:.3f}, allowed {allowed:.3f}")
+        far, stretch = distance(draws, self.exact, weights)
+        allowed, stretched = tolerance(effective, EXACT)
+        found = f"distance {far:.3f}, allowed {allowed:.3f}; width off {stretch:.3f}, allowed {stretched:.3f}"
+        return Outcome("right" if far <= allowed and stretch <= stretched else "wrong", found)
 
     def weighted(self, guide: Any, draws: int = 4000) -> Outcome:
         """The guide's draws with their importance weights, or the warning that these cannot be trusted."""
@@ -302,7 +304,7 @@ def run(trial: Trial, call: str) -> Outcome:
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
         sentence = isinstance(error, ValueError | TypeError) and "\n" not in text and len(text) < 400
-        refused = sentence and (must_refuse and case.refusal in text or ": refine: got" in text)
+        refused = sentence and ((must_refuse and case.refusal in text) or ": refine: got" in text)
         return Outcome("refused" if refused else "wrong", " ".join(text.split())[:200])
     if must_refuse:
         return Outcome("wrong", f"not refused: {outcome.found}")

@@ -1,0 +1,59 @@
+"""Every model of the gallery, by the quick calls; ``benchmarks/models_from_outside.py`` puts them through all of them."""
+
+from __future__ import annotations
+
+import arviz as az
+import numpy as np
+import pytest
+
+import physzoo
+from physzoo.inference.importance import weights_of
+
+from .calls import Trial, posterior_of, run
+from .case import Case
+from .gallery import CASES
+from .units import CASES as IN_UNITS
+
+QUICK = [case for case in CASES if case not in IN_UNITS and not case.name.startswith("10,000")]
+SERVED = [case for case in QUICK if not case.refusal or case.served_by]
+TAILS = {"groups of unknown spread", "a Cauchy prior", "tails that the data leave"}  # no Gaussian covers these
+
+
+def named(case: Case) -> str:
+    return case.name
+
+
+@pytest.mark.parametrize("case", SERVED, ids=named)
+def test_a_gaussian_at_the_mode_with_its_weights_is_the_posterior_or_says_that_it_is_not(case: Case) -> None:
+    trial = Trial(case)
+    found = physzoo.laplace(case.model, case.data, candidates=128, climbers=16, starts=1)
+    guide = physzoo.amortize(case.model, None, "full", example=case.data, whitening=found)
+    physzoo.fit(case.model, guide, case.data, steps=1, learning_rate=1e-6, progress=False)
+    if case.refusal:
+        with pytest.raises(ValueError, match=case.refusal):
+            physzoo.posterior(case.model, guide, case.data, draws=5)
+        return
+    tree = physzoo.posterior(case.model, guide, case.data, draws=1500, prior=False)
+    weights, k_hat = weights_of(tree)
+    assert k_hat < 0.7 or case.name in TAILS
+    if k_hat < 0.7:
+        assert trial.judged(posterior_of(tree), 1 / float((weights**2).sum()), weights).verdict == "right"
+    assert set(tree["log_likelihood"].data_vars) <= set(case.data)
+    if "az.loo" not in case.refused_by:
+        for name in tree["log_likelihood"].data_vars:
+            assert np.isfinite(az.loo(tree, var_name=name).elpd)
+
+
+@pytest.mark.parametrize("case", [case for case in QUICK if case.refusal and not case.served_by], ids=named)
+@pytest.mark.parametrize("call", ["amortize(None, full)", "laplace", "pcn", "fit ELBO, AutoNormal"])
+def test_what_cannot_be_served_is_refused_in_one_sentence(case: Case, call: str) -> None:
+    assert run(Trial(case), call).verdict == "refused"
+
+
+def test_the_judge_rejects_draws_that_are_a_fifth_too_narrow() -> None:
+    trial = Trial(next(case for case in CASES if case.name == "one scalar"))
+    middle = trial.exact["z"].mean()
+    draws = trial.case.exact(6000, np.random.default_rng(5))  # type: ignore[misc]
+    assert trial.judged(draws, 6000).verdict == "right"
+    assert trial.judged({"z": middle + 0.8 * (draws["z"] - middle)}, 6000).verdict == "wrong"
+    assert trial.judged({"z": draws["z"] + 0.3 * draws["z"].std()}, 6000).verdict == "wrong"
