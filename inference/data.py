@@ -20,9 +20,9 @@ from .shares import Loss, Share, accepted_pairs, told_once
 from .source_checks import (
     check_corrupted,
     check_dense,
-    check_infinite,
     check_latents,
     check_numbers,
+    check_rows,
     check_values,
     unknowns,
 )
@@ -237,9 +237,9 @@ class Batches:
         self.example = _on(device, one(source.data) if isinstance(source, DataSets) else source)
         trace = prototype(model, self.example, subsampled=True)
         self.nesting, self.latents = plate_nesting(trace), unknowns(trace, enumerated)
-        check_infinite(trace, source.data if isinstance(source, DataSets) else source)
         if isinstance(source, DataSets):
             self.sets = count(source.data)
+            check_rows(model, source.data)
             check_observed(trace, source.data, self.sets)
             check_latents(source.latents or {}, trace)
             self._epoch, self._order = -1, torch.arange(self.sets)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..guides.arguments import check_mask
-from ..guides.nodes import nodes
 from ..guides.require import shown
-from ..guides.sites import latent_sites
+from ..guides.sites import latent_sites, prototype, rows_of
 from ..guides.traces import samples
 
 
@@ -36,25 +35,24 @@ def unknowns(trace: Any, enumerated: bool) -> dict[str, Any]:
     return latent_sites(without)
 
 
-def check_infinite(trace: Any, data: Mapping[str, Any]) -> None:
-    """Refuse infinite data, which an encoder would take for large ones; NaN shows by itself.
+def check_rows(model: Callable[..., Any], data: Mapping[str, Any], most: int = 32) -> None:
+    """Refuse data sets with entries that are no numbers, unless a mask hides them or the model puts others in their place.
 
     Raises:
-        ValueError: an entry that is not masked is infinite.
+        ValueError: one has such an entry; of those with any, the first ``most`` are looked at.
     """
-    mask = data.get("mask")
-    for name, value in data.items():
-        site = nodes(trace).get(name)
-        if not isinstance(value, Tensor) or not value.is_floating_point() or site is None or not site["is_observed"]:
-            continue
-        wrong = torch.isinf(value)
-        if isinstance(mask, Tensor):
-            wrong = wrong & mask.expand(value.shape) if mask.ndim <= value.ndim else wrong
-        if bool(wrong.any()):
-            where = tuple(torch.nonzero(wrong)[0].tolist())
-            raise ValueError(
-                f"data['{name}']: got {value[where].item()} at {where}, expected finite numbers; mask what is missing"
-            )
+    mask, wrong = data.get("mask"), torch.zeros(())
+    for value in data.values():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            lost = ~torch.isfinite(value)
+            if isinstance(mask, Tensor) and mask is not value and mask.shape == value.shape:
+                lost = lost & mask
+            wrong = wrong + lost.reshape(len(value), -1).sum(-1)
+    for row in torch.nonzero(wrong)[:most].flatten().tolist():
+        try:
+            prototype(model, rows_of(data, row), subsampled=True)
+        except ValueError as error:
+            raise ValueError(f"data set {row}: {error}") from None
 
 
 def check_corrupted(data: Any, example: Mapping[str, Any]) -> None:
