@@ -5,6 +5,7 @@ This room is the lowest that all those may look into that write files.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,3 +31,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a path to which ``replacing`` could not write; a disk that is full is no reason.
+
+    Raises:
+        ValueError: its folder cannot be made or written to, or the name is too long or no name.
+    """
+    try:
+        beside = Path(path).with_name(f".{Path(path).name}.tmp")
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("ab"):
+            pass
+        beside.unlink()
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ValueError(
+            f"got {str(path)[:120]!r}, expected the path of a file that can be written ({reason[:80]})"
+        ) from None

@@ -11,7 +11,7 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from .require import function
+from .require import function, real, shown, widths
 
 
 class Solvable(Protocol):
@@ -48,8 +48,16 @@ class StateGuide(PyroModule):
         field: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__()
+        function("guide_z", guide_z)
+        if isinstance(guide_z, type):
+            raise TypeError(f"guide_z: got the class {guide_z.__name__}, expected a guide of the unknowns")
         if field is not None:
             function("field", field)
+        if not callable(getattr(problem, "residual", None)):
+            raise TypeError(f"problem: got {shown(problem)}, expected physics with a residual")
+        for name, value in (("state", state), ("unknowns", unknowns)):
+            if not (isinstance(value, str) and value) and not (value is None and name == "unknowns"):
+                raise TypeError(f"{name}: got {shown(value)}, expected the name of a site")
         self.guide_z = guide_z
         # Kept out of the modules: the model owns the problem, the field and their buffers.
         self._problem, self._field = (problem,), (field,)
@@ -62,12 +70,15 @@ class StateGuide(PyroModule):
         e = pyro.sample(f"_{self.state}_residual", self._noise(), infer={"is_auxiliary": True})
         u, log_slope = self._state(e, self._z(values))
         dims = self._noise().event_dim
-        solved = u.isfinite().flatten(u.dim() - dims).all(-1)
+        solved = u.isfinite().flatten(u.dim() - dims).all(-1) & log_slope.isfinite()
+        infer: Any = {}
         if not bool(solved.all()):
             u = torch.where(solved[(...,) + (None,) * dims], u, 0.0)
             log_slope = torch.where(solved, log_slope, -torch.inf)  # of no weight against any model
+            if all(bool(value.isfinite().all()) for value in (e, *values.values())):  # else the guide has broken down
+                infer = {"rejected": ~solved}
         delta: Any = dist.Delta(u, log_density=-log_slope, event_dim=dims)  # type: ignore[arg-type]
-        return {**values, self.state: pyro.sample(self.state, delta)}
+        return {**values, self.state: pyro.sample(self.state, delta, infer=infer)}
 
     def log_prob(self, values: Mapping[str, Tensor], data: Mapping[str, Any]) -> Tensor:
         """Evaluate log q(z, u | y) at given values, where ``guide_z`` can score its own.
@@ -129,8 +140,8 @@ class ResidualGuide(StateGuide):
         field: z -> what ``problem`` takes as its unknowns; None passes z.
 
     Raises:
-        ValueError: a scale that is not positive.
-        TypeError: ``field`` cannot be called.
+        ValueError: a scale or an entry of the shape that is not positive.
+        TypeError: an argument of another kind, or physics that cannot do what the guide needs.
     """
 
     def __init__(
@@ -144,8 +155,10 @@ class ResidualGuide(StateGuide):
         field: Callable[[Any], Any] | None = None,
     ) -> None:
         super().__init__(guide_z, problem, state, unknowns, field)
-        if not scale > 0:
-            raise ValueError(f"scale: got {scale}, expected a positive number")
+        real("scale", scale, 0.0)
+        if not callable(getattr(problem, "solve", None)) or not callable(getattr(problem, "logdet", None)):
+            raise TypeError(f"problem: got {shown(problem)}, expected physics with solve, residual and logdet")
+        widths("residual_shape", residual_shape)
         self.scale = scale
         dtype = next((p.dtype for p in guide_z.parameters()), None) if isinstance(guide_z, nn.Module) else None
         self.location = nn.Parameter(torch.zeros(residual_shape, dtype=dtype))
@@ -158,7 +171,7 @@ class ResidualGuide(StateGuide):
     def _state(self, e: Tensor, z: Any) -> tuple[Tensor, Tensor]:
         taken = self._taken(z)
         u = self._problem[0].solve(taken, residual=e)
-        return u, -self._problem[0].logdet(u, taken)
+        return u, -self._problem[0].logdet(torch.where(u.isfinite(), u, 0.0), taken)
 
     def _noise_of(self, u: Tensor, z: Any) -> tuple[Tensor, Tensor]:
         taken = self._taken(z)

@@ -34,7 +34,8 @@ def ascend(
     usable = torch.isfinite(heights)
     if not usable.any():
         raise ValueError(
-            f"data: got data under which none of {len(draws)} prior draws has a finite density, expected a model that can produce them"
+            f"data: got data under which none of {len(draws)} prior draws has a finite density, expected priors that reach them "
+            "(the prior of a sampled state has to hold solutions; one whose solves fail has to be tighter)"
         )
     scale = spread(draws)
     climbed, heights = _climb(log_density, draws, heights, scale, climbers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
 import struct
 import zipfile
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 
 from ..guides.atomic import replacing
+from ..guides.require import shown
 
 FORMAT = "physzoo-checkpoint-1"
 
@@ -32,8 +35,10 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
     Raises:
         OSError: the file could not be written; the previous one is left as it was.
     """
+    file = io.BytesIO()  # torch's own writing hides the reason when a disk is full
+    torch.save({"format": FORMAT, **state}, file)
     with replacing(path) as beside:
-        torch.save({"format": FORMAT, **state}, beside)
+        beside.write_bytes(file.getbuffer())
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -42,10 +47,12 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there is no such file, or it is no checkpoint of physzoo.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint: got '{path}', expected a file written by fit")
+    if not isinstance(path, str | os.PathLike):
+        raise CheckpointError(f"checkpoint: got {shown(path)}, expected the path of a file written by fit")
     try:
+        path = Path(path)
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint: got '{str(path)[:160]}', expected a file written by fit")
         if not zipfile.is_zipfile(path):
             raise CheckpointError(f"checkpoint: '{path}' is not a physzoo checkpoint (not the archive that fit writes)")
         with zipfile.ZipFile(path) as archive:
@@ -59,7 +66,8 @@ def load(path: str | Path) -> dict[str, Any]:
         if isinstance(error, CheckpointError):
             raise
         reason = str(error).split("\n", 1)[0][:120]
-        raise CheckpointError(f"checkpoint: '{path}' is not a physzoo checkpoint, or is damaged ({reason})") from None
+        got = str(path)[:160]
+        raise CheckpointError(f"checkpoint: '{got}' is not a physzoo checkpoint, or is damaged ({reason})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"checkpoint: '{path}' is not a physzoo checkpoint, expected the format {FORMAT}")
     return state

@@ -9,12 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guides.arguments import check_mask, check_observed
+from ..guides.arguments import CAUSES, check_mask, check_observed
+from ..guides.nodes import nodes
 from ..guides.refine import Refined
-from ..guides.require import function, named, shown, tensors, whole
-from ..guides.sites import Data, latent_sites, plate_nesting, prototype, repeated, rows_of, seeded, simulate
+from ..guides.require import function, seed_number, shown, tensors, whole
+from ..guides.sites import Data, latent_sites, plate_nesting, prototype, repeated, rows_of, seeded
 from .densities import conditioned, count, one
-from .objectives import Batch
+from .objectives import MOST, Batch
+from .shares import Loss, Share, accepted_pairs, told_once
+from .source_checks import (
+    check_corrupted,
+    check_dense,
+    check_latents,
+    check_numbers,
+    check_rows,
+    check_values,
+    unknowns,
+)
 
 REFINED_AT_ONCE = 4096
 
@@ -38,10 +49,15 @@ class DataSets:
     def __post_init__(self) -> None:
         sets = count(self.data)
         check_mask(self.data)
+        check_dense("data", self.data)
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, 1, sets)
-        tensors("latents", self.latents or {})
-        for name, value in (self.latents or {}).items():
+        if self.refined is not None and not isinstance(self.refined, Refined):
+            raise TypeError(f"refined: got {shown(self.refined)}, expected what the guide's refined(data) returns")
+        latents = {} if self.latents is None else self.latents
+        tensors("latents", latents)
+        for name, value in latents.items():
+            check_numbers(f"latents['{name}']", value)
             if value.shape[:1] != (sets,):
                 raise ValueError(
                     f"latents['{name}']: got shape {tuple(value.shape)}, expected ({sets}, ...), one for each data set"
@@ -67,13 +83,16 @@ class Simulator:
     seen: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
-        whole("batch_size", self.batch_size, 1)
-        named("given", self.given or {})
-        check_mask(self.given or {}, "given")
+        whole("batch_size", self.batch_size, 1, MOST)
+        given = {} if self.given is None else self.given
+        check_mask(given, "given")
+        check_dense("given", given)
         if self.corrupt is not None:
             function("corrupt", self.corrupt)
         if self.seen is not None:
             count(self.seen)
+            for name, value in self.seen.items():
+                check_numbers(f"seen['{name}']", value)
 
 
 Source = Mapping[str, Any] | DataSets | Simulator
@@ -93,7 +112,7 @@ def simulated_once(
     paid for once and not at every step. The price is that a guide can learn the pairs by heart, if they are few.
 
     Args:
-        model: a Pyro model; data sets on which it is not finite are left out.
+        model: a Pyro model; pairs that the physics rejects, or that are not finite, are drawn again.
         guide: a guide of it; one without ``refined`` gets pairs alone.
         simulations: how many pairs.
         batch_size: of the steps; ``None`` takes all.
@@ -101,20 +120,30 @@ def simulated_once(
         seed: of the draws.
 
     Raises:
-        ValueError: a number below one, no usable pair, fewer than ``batch_size``, or a model that does not simulate its
-            own joint density.
+        ValueError: a number below one, or below ``batch_size``, or a model that does not simulate its own joint density.
+        RejectedError: more than a half of the pairs are rejected.
     """
-    whole("simulations", simulations, 1)
-    given = dict(given or {})
-    check_simulates(model, given)
-    drawn = simulate(model, simulations, given, seed=seed)
-    usable = torch.stack([torch.isfinite(v.reshape(len(v), -1)).all(-1) for v in drawn.values()]).all(0)
-    if not usable.any():
-        raise ValueError(f"model: got no finite data set in {simulations} simulations, expected at least one")
-    drawn = {name: value[usable] for name, value in drawn.items()}
+    whole("simulations", simulations, 1, MOST)
+    if batch_size is not None:
+        whole("batch_size", batch_size, 1, simulations)
+    if seed is not None:
+        seed_number(seed)
+    if guide is not None:
+        function("guide", guide)
+        if isinstance(guide, type):
+            raise TypeError(f"guide: got the class {guide.__name__}, expected a guide or None")
+    given = {} if given is None else given
+    check_mask(given, "given")
+    check_dense("given", given)
+    with told_once():
+        check_simulates(model, given)
+        drawn, loss = accepted_pairs(model, simulations, given, seed=seed)
+    share = Share()
+    share.count(loss)
+    share.check(done=True)
     example = {**given, **_data_arguments(model, drawn)}
     names = tuple(latent_sites(prototype(model, example)))
-    sets = int(usable.sum())
+    sets = simulations
     data = {**repeated(given, sets), **{name: value for name, value in drawn.items() if name in example}}
     latents = {name: drawn[name] for name in names}
     refine = getattr(guide, "refined", None)
@@ -134,17 +163,21 @@ def check_simulates(model: Callable[..., Any], given: Data | None) -> None:
     Raises:
         ValueError: a site is observed even without data; but for the factor of ``observe`` at data that it could not simulate.
     """
-    nodes: dict[str, Any] = dict(prototype(model, given).nodes)
-    for name, site in nodes.items():
+    found = nodes(prototype(model, given))
+    for name, site in found.items():
         if site["type"] != "sample" or not site["is_observed"]:
             continue
-        simulated = nodes.get(name.removesuffix("_rejected"))
+        simulated = found.get(name.removesuffix("_rejected"))
         if (
             type(site["fn"]).__name__ == "Unit"
             and simulated is not None
             and not torch.isfinite(simulated["value"]).all()
         ):
             continue  # a rejected simulation, which is dropped below
+        if name in (given or {}):
+            raise ValueError(
+                f"given['{name}']: got data of an observed site, expected arguments that are not drawn, e.g. a mask"
+            )
         raise ValueError(
             f"model: site '{name}' is observed even without data, so the model does not simulate its own joint density; "
             "simulate with the forward model (calibrate: pass simulator=)"
@@ -159,40 +192,56 @@ class Batches:
     """Turn a source into the batch of a given step, so that a resumed fit sees the same.
 
     Minibatches are a function of seed and step alone. A ``Simulator`` draws from torch's generator, whose state checkpoints keep.
-    With ``device`` the example of one data set is there, where the model must be already.
+    With ``device`` the example of one data set is there, where the model must be already. ``loss`` says how many of the pairs
+    simulated last the physics rejected; others were drawn in their place. With ``enumerated``, discrete latent sites that the
+    model marks for enumeration are not for the guide.
 
     Raises:
         TypeError: the source is none of the three kinds.
         ValueError: the model cannot be traced on it, or does not simulate its own joint density.
     """
 
-    def __init__(self, model: Callable[..., Any], source: Source, seed: int, device: str | None = None) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        source: Source,
+        seed: int,
+        device: str | None = None,
+        enumerated: bool = False,
+    ) -> None:
         self.model, self.source, self.seed, self.device = model, source, seed, device
+        self.loss = Loss()
         if isinstance(source, Simulator):
             given = _on(device, source.given or {})
             check_simulates(model, given)
             self.nesting = plate_nesting(prototype(model, given))
-            drawn = simulate(model, 2, given, seed=0, nesting=self.nesting)
+            drawn, _ = accepted_pairs(model, 2, given, seed=0, nesting=self.nesting)
             self.example = {**given, **_data_arguments(model, drawn)}
-            self.latent_names = tuple(latent_sites(prototype(model, self.example)))
-            strange = sorted(set(source.seen or {}) - set(self.latent_names))
+            self.latents = unknowns(prototype(model, self.example), enumerated)
+            strange = sorted(set(source.seen or {}) - set(self.latents))
             if strange:
-                raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latent_names)}")
+                raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latents)}")
+            for name, value in (source.seen or {}).items():
+                check_values(f"seen['{name}']", value, drawn[name].shape[1:], self.latents[name])
             if source.corrupt is not None:
                 with seeded(0):
-                    _check_corrupted(self._simulated(source, 2).data, self.example)
+                    check_corrupted(self._corrupted(source, 2), self.example)
             return
         if not isinstance(source, (DataSets, Mapping)):
             raise TypeError(
                 f"data: got {type(source).__name__}, expected a mapping of the model's arguments, DataSets or Simulator"
             )
+        if not isinstance(source, DataSets):
+            check_mask(source)
+            check_dense("data", source)
         self.example = _on(device, one(source.data) if isinstance(source, DataSets) else source)
-        trace = prototype(model, self.example)
-        self.nesting, self.latent_names = plate_nesting(trace), tuple(latent_sites(trace))
+        trace = prototype(model, self.example, subsampled=True)
+        self.nesting, self.latents = plate_nesting(trace), unknowns(trace, enumerated)
         if isinstance(source, DataSets):
             self.sets = count(source.data)
+            check_rows(model, source.data)
             check_observed(trace, source.data, self.sets)
-            _check_latents(source.latents or {}, trace)
+            check_latents(source.latents or {}, trace)
             self._epoch, self._order = -1, torch.arange(self.sets)
 
     def at(self, step: int) -> Batch:
@@ -205,21 +254,30 @@ class Batches:
 
     def _simulated(self, source: Simulator, size: int) -> Batch:
         given = _on(self.device, source.given or {})
-        drawn = simulate(self.model, size, given, nesting=self.nesting)
+        drawn, self.loss = accepted_pairs(self.model, size, given, nesting=self.nesting)
         if source.seen:
             half = size // 2
             rows = torch.randint(count(source.seen), (half,))
             like = next(iter(drawn.values()))
             seen = {name: value[rows.to(value.device)].to(like.device) for name, value in source.seen.items()}
             known = conditioned(self.model, seen, self.nesting)
-            around = simulate(known, half, given, nesting=self.nesting) if half else {}
+            around = accepted_pairs(known, half, given, nesting=self.nesting)[0] if half else {}
             drawn = {name: torch.cat([around[name], value[half:]]) if half else value for name, value in drawn.items()}
-        latents = {name: drawn[name] for name in self.latent_names}
+        latents = {name: drawn[name] for name in self.latents}
         data = {name: value for name, value in drawn.items() if name in self.example}
         data |= repeated(given, size)
         if source.corrupt is not None:
             data = source.corrupt(data)
         return Batch(data, size, latents, self.nesting)
+
+    def _corrupted(self, source: Simulator, size: int) -> Any:
+        try:
+            return self._simulated(source, size).data
+        except CAUSES as error:
+            what = f"{type(error).__name__}: {error}".split("\n", 1)[0][:120]
+            raise ValueError(
+                f"corrupt: got {shown(source.corrupt)}, which fails on simulated data ({what}), expected data"
+            ) from error
 
     def _minibatch(self, source: DataSets, step: int) -> Batch:
         latents = dict(source.latents or {})
@@ -250,31 +308,3 @@ def _data_arguments(model: Callable[..., Any], drawn: Mapping[str, Tensor]) -> d
     if not data:
         raise ValueError(f"model: got sites {sorted(drawn)}, expected an argument with the name of each observed site")
     return data
-
-
-def _check_corrupted(data: Any, example: Mapping[str, Any]) -> None:
-    """Refuse a ``corrupt`` that loses arguments or changes the shape of a data set."""
-    check_mask(data, "corrupt(data)")
-    for name, value in example.items():
-        if not isinstance(value, Tensor) or name not in data:
-            continue
-        if not isinstance(data[name], Tensor) or data[name].shape[1:] != value.shape:
-            raise ValueError(f"corrupt(data)['{name}']: got {shown(data[name])}, expected shape {(2, *value.shape)}")
-    missing = [name for name in example if name not in data]
-    if missing:
-        raise ValueError(f"corrupt(data): got {shown(sorted(data))}, expected also {', '.join(missing)}")
-
-
-def _check_latents(latents: Mapping[str, Tensor], trace: Any) -> None:
-    """Refuse unknowns that are not the model's, or have not their shape."""
-    sites = latent_sites(trace) if latents else {}
-    if set(latents) != set(sites):
-        raise ValueError(
-            f"latents: got {shown(sorted(latents))}, expected {shown(sorted(sites))}, the model's latent sites"
-        )
-    for name, value in latents.items():
-        shape = tuple(sites[name]["fn"].shape())
-        if tuple(value.shape[1:]) != shape:
-            raise ValueError(
-                f"latents['{name}']: got shape {tuple(value.shape)}, expected ({len(value)}, ...) with {shape} behind"
-            )

@@ -16,7 +16,6 @@ from ..guides.require import shown, whole
 from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, rows_of, seeded, unregistered
 from ..guides.traces import samples, site_log_probs, total, trace_of
 
-
 TRIES = 100  # draws of a guide's site, to see whether its support is the model's
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guides.require import whole
-from .objectives import Batch, guide_log_prob
+from ..guides.require import tensors, whole
+from .objectives import MOST, Batch, guide_log_prob
+from .source_checks import check_numbers
 
 
 class DrawsKL:
@@ -24,7 +25,8 @@ class DrawsKL:
         batch: draws a step, chosen anew for each.
 
     Raises:
-        ValueError: no draws, or numbers of draws that differ.
+        ValueError: no draws, numbers of draws that differ, or draws that are not finite.
+        TypeError: no mapping from sites to tensors.
 
     Source: Naesseth, Lindsten, Blei, arXiv:2003.10374 (Markovian score climbing, here with the chain run first).
     """
@@ -32,8 +34,11 @@ class DrawsKL:
     particles = 1
 
     def __init__(self, draws: Mapping[str, Tensor], batch: int = 512) -> None:
-        whole("batch", batch, 1)
-        sizes = {name: len(value) for name, value in draws.items()}
+        whole("batch", batch, 1, MOST)
+        tensors("draws", draws)
+        for name, value in draws.items():
+            check_numbers(f"draws['{name}']", value)
+        sizes = {name: len(value) if value.ndim else 0 for name, value in draws.items()}
         if not sizes or min(sizes.values()) < 1 or len(set(sizes.values())) > 1:
             raise ValueError(f"draws: got {sizes or 'none'}, expected as many draws of every site")
         self.draws, self.batch, self.count = dict(draws), batch, min(sizes.values())

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..guides.amortized_guide import AmortizedGuide
 from ..guides.require import real, shown, whole
-from .objectives import ELBO, Batch, ForwardKL, Mixture, log_densities
+from .objectives import ELBO, MOST, Batch, ForwardKL, Mixture, log_densities
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Renyi:
     At a = 1 it is the ELBO, at a = 0 the importance-weighted ELBO; towards a = 0 it covers more mass. At the exact posterior
     every w_k is p(y), so the loss is -log p(y) for any a and K. A finite K draws it towards the ELBO. At a = 0 and for large K
     every guide that covers the posterior is as good as the next, and a guide that cannot be the posterior grows wider than
-    it with K: where the width matters, keep a > 0 or K small.
+    it with K: where the width matters, keep a > 0 or K small. Draws that the physics rejects: as in ``ELBO``.
 
     Source: Li & Turner, arXiv:1602.02311; Burda, Grosse, Salakhutdinov, arXiv:1509.00519 (a = 0).
 
@@ -47,16 +47,22 @@ class Renyi:
 
     def __post_init__(self) -> None:
         real("alpha", self.alpha, -math.inf, expected="a finite number")
-        whole("particles", self.particles, 2)
+        whole("particles", self.particles, 2, MOST)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the negative alpha-bound on the log evidence a data set."""
         if self.alpha == 1:
             return ELBO(self.particles)(model, guide, batch)
-        log_p, log_q = log_densities(model, guide, batch, self.particles)
+        log_p, log_q, kept = log_densities(model, guide, batch, self.particles)
         rest = 1.0 - self.alpha
-        bound = (rest * (log_p - log_q)).logsumexp(0) - math.log(self.particles)
-        return -bound.mean() / rest
+        powers = rest * (log_p - log_q)
+        if kept is None:
+            return -(powers.logsumexp(0) - math.log(self.particles)).mean() / rest
+        powers = kept.spread(powers)
+        powers = torch.where(kept.draws, powers, torch.full_like(powers, -torch.inf))
+        some = kept.draws.any(0)
+        bound = (powers[:, some].logsumexp(0) - kept.draws.sum(0)[some].to(powers).log()) / rest
+        return -(bound + kept.log_share[some]).mean()
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class AlphaJS:
 
     def __post_init__(self) -> None:
         real("alpha", self.alpha, 0.0, 1.0, "a number between 0 and 1")
-        whole("particles", self.particles, 1)
+        whole("particles", self.particles, 1, MOST)
 
     @property
     def forward_weight(self) -> float:
@@ -122,7 +128,7 @@ class MMD:
     scales: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.scales, Sequence) or isinstance(self.scales, str) or not self.scales:
+        if not isinstance(self.scales, Sequence) or isinstance(self.scales, str | bytes) or not self.scales:
             raise ValueError(f"scales: got {shown(self.scales)}, expected positive numbers, at least one")
         for scale in self.scales:
             real("scales", scale, 0.0, expected="positive numbers")
@@ -179,7 +185,7 @@ class SlicedWasserstein:
     projections: int = 64
 
     def __post_init__(self) -> None:
-        whole("projections", self.projections, 1)
+        whole("projections", self.projections, 1, MOST)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the mean over directions."""

@@ -1,7 +1,8 @@
-"""What the driver needs around its loop: parameters, the progress bar, checks off and on."""
+"""What the driver needs around its loop: the optimiser, the progress bar, what may not be swapped."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,23 +17,74 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..guides.nodes import nodes
+from ..guides.require import shown
 from ..guides.sites import seeded, unchecked
+from ..guides.traces import trace_of
 from .objectives import Batch
 
 
-def parameters_of(modules: Mapping[str, nn.Module]) -> list[Tensor]:
-    """Return the parameters of all modules that take a gradient, each once, in a fixed order."""
-    seen: dict[int, Tensor] = {}
-    for part in modules.values():
-        for parameter in part.parameters():
-            if parameter.requires_grad:
-                seen.setdefault(id(parameter), parameter)
-    return list(seen.values())
+def build_optimizer(
+    build: Callable[[list[Tensor], float], torch.optim.Optimizer] | None, parameters: list[Tensor], learning_rate: float
+) -> torch.optim.Optimizer:
+    """Return the optimiser of a fit: Adam in its fused form, or what ``build`` makes.
+
+    Raises:
+        TypeError: it makes no optimiser of torch.
+        ValueError: it fails, or needs the loss more than once a step.
+    """
+    if build is None:
+        return torch.optim.Adam(parameters, lr=learning_rate, fused=all(p.is_floating_point() for p in parameters))
+    try:
+        optimizer = build(parameters, learning_rate)
+    except Exception as error:
+        raise ValueError(
+            f"optimizer: got {shown(build)}, which fails ({first_line(error)}), expected a function (parameters, learning rate) "
+            "-> a torch optimiser"
+        ) from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optimizer: got a function that returns {shown(optimizer)}, expected one that returns a torch optimiser"
+        )
+    needed = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if needed is not None and needed.default is inspect.Parameter.empty:
+        raise ValueError(
+            f"optimizer: got {type(optimizer).__name__}, which asks for the loss several times a step, expected one that does "
+            "not, e.g. Adam: the loss of a fit is random"
+        )
+    return optimizer
 
 
-def adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Optimizer:
-    """Return Adam in its fused form."""
-    return torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+def rates(optimizer: torch.optim.Optimizer) -> list[float | None]:
+    """Return the learning rate of each group of parameters; None where it has none."""
+    return [float(group["lr"]) if "lr" in group else None for group in optimizer.param_groups]
+
+
+def set_rates(optimizer: torch.optim.Optimizer, initial: list[float | None], factor: float) -> None:
+    """Set the learning rate of each group to a multiple of the one it began with."""
+    for group, rate in zip(optimizer.param_groups, initial, strict=True):
+        if rate is not None and isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate * factor)
+        elif rate is not None:
+            group["lr"] = rate * factor
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer) -> None:
+    """Do one step.
+
+    Raises:
+        ValueError: the optimiser cannot do one on these parameters.
+    """
+    try:
+        optimizer.step()
+    except Exception as error:
+        raise ValueError(
+            f"optimizer: got {type(optimizer).__name__}, which fails on these parameters ({first_line(error)}), expected another"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """Return the start of an error's first line."""
+    return f"{type(error).__name__}: {error}".split("\n", 1)[0][:120]
 
 
 def clip(parameters: list[Tensor], largest_norm: float) -> float:
@@ -79,7 +131,7 @@ def refuse_replaced_subsamples(
 
     def rows(seed: int) -> dict[str, Tensor]:
         with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
-            trace = poutine.trace(model).get_trace(**example)
+            trace = trace_of(model, example)
         return {name: site["value"] for name, site in nodes(trace).items() if poutine.util.site_is_subsample(site)}
 
     first, second = rows(0), rows(1)
@@ -87,7 +139,7 @@ def refuse_replaced_subsamples(
     if not given:
         return
     with seeded(2), torch.no_grad(), poutine.block(), unchecked():
-        trace = poutine.trace(guide).get_trace(**example)
+        trace = trace_of(guide, example)
     for name, value in given.items():
         site = nodes(trace).get(name)
         if site is not None and not torch.equal(site["value"], value):
@@ -110,7 +162,7 @@ def direct(fn: Callable[..., Any], example: Mapping[str, Any]) -> Callable[..., 
     runs = []
     for candidate in (fn, fn.forward):  # type: ignore[attr-defined]
         with seeded(0), torch.no_grad(), poutine.block(), unchecked():
-            trace = poutine.trace(candidate).get_trace(**example)
+            trace = trace_of(candidate, example)
         runs.append({name: site["value"] for name, site in nodes(trace).items() if site["type"] == "sample"})
     same = runs[0].keys() == runs[1].keys() and all(_equal(runs[0][name], runs[1][name]) for name in runs[0])
     return fn.forward if same else fn  # type: ignore[attr-defined]
@@ -137,13 +189,3 @@ def progress_bar(steps: int, start: int, show: bool) -> Iterator[Callable[[int, 
                 recent.clear()
 
         yield advance
-
-
-def difference(got: Mapping[str, Mapping[str, Any]], expected: Mapping[str, Mapping[str, Any]]) -> str:
-    """Name the first parameter whose shape differs between two module states."""
-    for part in sorted(set(got) | set(expected)):
-        a, b = got.get(part, {}), expected.get(part, {})
-        for name in sorted(set(a) | set(b)):
-            if a.get(name) != b.get(name):
-                return f"{part}.{name}: shape {a.get(name)}, expected {b.get(name)}"
-    return "no difference in shapes"

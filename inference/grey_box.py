@@ -27,10 +27,11 @@ import torch
 from torch import Tensor
 
 from ..guides.nodes import nodes
-from ..guides.require import real, whole
-from ..guides.sites import simulate
-from .densities import paired_traces, site_log_probs, total
-from .objectives import Batch
+from ..guides.require import real, shown, whole
+from ..guides.traces import site_log_probs, total
+from .objectives import MOST, Batch, drawn_traces
+from .rejected import average
+from .shares import accepted_pairs
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,13 @@ class GreyBoxELBO:
     dream_codes: bool = True
 
     def __post_init__(self) -> None:
-        whole("particles", self.particles, 1)
+        whole("particles", self.particles, 1, MOST)
         if self.sleepers is not None:
-            whole("sleepers", self.sleepers, 1)
+            whole("sleepers", self.sleepers, 1, MOST)
         for name in ("predictive", "cleansing", "sleep", "whole_sleep"):
-            if getattr(self, name) != 0:
-                real(name, getattr(self, name), 0.0, math.inf, "a weight of at least 0")
+            real(name, getattr(self, name), -math.ulp(0.0), math.inf, "a weight of at least 0")
+        if not isinstance(self.dream_codes, bool):
+            raise TypeError(f"dream_codes: got {shown(self.dream_codes)}, expected True or False")
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the loss, a mean over data sets."""
@@ -75,16 +77,17 @@ class GreyBoxELBO:
         for name, part, needed in (("model", module, "physics_alone"), ("guide", family, "cleansed")):
             if not hasattr(part, needed):
                 raise TypeError(f"{name}: got {type(part).__name__} without '{needed}', expected a grey-box {name}")
-        size = None if self.particles == 1 else self.particles
-        model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
+        model_trace, guide_trace, kept = drawn_traces(model, guide, batch, self.particles)
         log_p = total(site_log_probs(model_trace, batch.nesting))
         log_q = total(site_log_probs(guide_trace, batch.nesting))
-        terms = {"elbo": (log_q - log_p).mean()}
+        terms = {"elbo": average(log_q - log_p, kept)}
+        if kept is not None:
+            terms["elbo"] = terms["elbo"] - kept.over_sets(kept.log_share)
         decoded = nodes(model_trace)["_RETURN"]["value"]
         variance, dims = module.sd.square(), tuple(range(-module.event_dim, 0))
 
         def misfit(a: Tensor, b: Tensor) -> Tensor:
-            return (a - b).square().sum(dims).mean() / variance
+            return average((a - b).square().sum(dims), kept) / variance
 
         if self.predictive:
             pairs = (
@@ -101,10 +104,10 @@ class GreyBoxELBO:
             terms["cleansing"] = self.cleansing * misfit(cleansed, decoded.physics.detach())
         count = self.sleepers or batch.datasets or 1
         if self.sleep:
-            drawn = simulate(module.physics_alone, count, nesting=0)
+            drawn, _ = accepted_pairs(module.physics_alone, count, nesting=0)
             terms["sleep"] = -self.sleep * family.physics.log_prob(drawn, {"x": drawn["x"]}).mean()
         if self.whole_sleep:
-            drawn = simulate(module, count, nesting=0)
+            drawn, _ = accepted_pairs(module, count, nesting=0)
             data = {"x": drawn["x"]}
             if batch.data.get("mask") is not None:
                 masks = batch.data["mask"].expand(batch.data["x"].shape)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.nodes import nodes
 from ..guides.sites import plated
+from ..guides.traces import log_prob_of, samples, trace_of
 from .objectives import Batch
+from .rejected import NonFiniteError as NonFiniteError
+from .rejected import rejected
 
-
-class NonFiniteError(FloatingPointError):
-    """A fit met a value or a density that is not finite; the message names the site and the sample."""
+NOTHING_FOUND = (
+    "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
+)
 
 
 def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int = 1) -> str:
@@ -29,30 +32,51 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
             return f"argument '{name}' holds {_number(value, where)} at {_entry(where, batch.datasets)}"
     size = None if particles == 1 else particles
     with torch.no_grad():
-        guide_trace = poutine.trace(plated(guide, batch.nesting, size, batch.datasets)).get_trace(**batch.data)
-        for name, site in _samples(guide_trace):
+        guide_trace = trace_of(plated(guide, batch.nesting, size, batch.datasets), batch.data)
+        for name, site in samples(guide_trace):
             where = _first(site["value"])
             if where is not None:
                 at = _place(where[: site["value"].ndim - len(site["fn"].event_shape)], batch)
                 return f"guide site '{name}' drew {_number(site['value'], where)} at {at}"
         replayed = poutine.replay(plated(model, batch.nesting, size, batch.datasets), trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(**batch.data)
+        model_trace = trace_of(replayed, batch.data)
+    outer = tuple(n for n in (size, batch.datasets) if n is not None)
+    gone = rejected((model_trace, guide_trace), batch.nesting, outer)
     for kind, trace in (("guide", guide_trace), ("model", model_trace)):
-        for name, site in _samples(trace):
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            where = _first(log_prob)
+        for name, site in samples(trace):
+            log_prob = log_prob_of(site)
+            where = _first(log_prob, missing=_draws_like(gone, log_prob))
             if where is not None:
                 drawn = _latent_values(model_trace, where)
                 return (
                     f"{kind} site '{name}' has log density {_number(log_prob, where)} at {_place(where, batch)}{drawn}"
                 )
-    return (
-        "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
-    )
+    return NOTHING_FOUND
 
 
-def _samples(trace: poutine.Trace) -> list[tuple[str, Any]]:
-    return [(n, s) for n, s in nodes(trace).items() if s["type"] == "sample" and not poutine.util.site_is_subsample(s)]
+def sound(losses: Sequence[float]) -> bool:
+    """Whether a fit is not far above where it began: further than ten times what it gained and its first losses scatter.
+
+    Levels are medians, of 5 to 20 losses, so that single draws do not decide. Fewer than 15 losses do not show their scatter;
+    there a thousandfold rise decides.
+    """
+    values = torch.tensor([loss for loss in losses if math.isfinite(loss)], dtype=torch.float64)
+    if len(values) < 15:
+        return not len(values) or bool(values[-1] <= values[0] + 1e3 * (1 + values[0].abs()))
+    size = min(20, len(values) // 3)
+    blocks = values[: len(values) // size * size].reshape(-1, size)
+    levels = blocks.median(1).values
+    scatter = (blocks[0] - levels[0]).abs().median()
+    first, last = levels[0], values[-size:].median()
+    return bool(last <= first + 10 * (first - levels.min()) + 10 * scatter)
+
+
+def _draws_like(gone: Tensor | None, log_prob: Tensor) -> Tensor | None:
+    """Which entries of a log density belong to rejected draws: these are left out, not wrong."""
+    if gone is None or log_prob.ndim < gone.ndim:
+        return None
+    own = log_prob.ndim - gone.ndim
+    return gone.reshape(gone.shape + (1,) * own).expand(log_prob.shape)
 
 
 def _missing(data: Any, value: Any) -> Any:
@@ -100,7 +124,7 @@ def _place(where: tuple[int, ...], batch: Batch) -> str:
 def _latent_values(trace: poutine.Trace, where: tuple[int, ...]) -> str:
     """Name the unknowns of the offending sample, as far as its index reaches them."""
     named = []
-    for name, site in _samples(trace):
+    for name, site in samples(trace):
         if site["is_observed"]:
             continue
         value, events = site["value"], len(site["fn"].event_shape)

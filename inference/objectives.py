@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import pyro.infer
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -15,8 +14,12 @@ from torch import Tensor
 from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, real, shown, whole
-from ..guides.sites import Data, plain, plated
-from .densities import conditioned, paired_traces, site_log_probs, total
+from ..guides.sites import Data, latent_sites, plain, plated
+from ..guides.traces import site_log_probs, total, trace_of
+from .densities import conditioned
+from .rejected import Kept, accepted_traces, at_fixed, log_share
+
+MOST = 2**31 - 1  # draws or data sets in one step
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Batch:
     Attributes:
         latents: the unknowns.
         refined: what the guide's ``refined(data)`` returned.
+        rejecting: whether the physics has rejected draws in earlier steps: then q is restricted in every step, also in one
+            whose draws are all accepted.
     """
 
     data: Data
@@ -33,6 +38,7 @@ class Batch:
     latents: Mapping[str, Tensor] = field(default_factory=dict)
     nesting: int = 0
     refined: Refined | None = None
+    rejecting: bool = False
 
 
 class Objective(Protocol):
@@ -47,6 +53,9 @@ class Objective(Protocol):
 class ELBO:
     """Reverse KL: -E_q[log p(z, y) - log q(z | y)], pathwise gradients.
 
+    Where the physics rejects draws, q is the guide restricted to what is accepted: the mean is over the accepted draws, and
+    log q less the logarithm of their share.
+
     Args:
         particles: draws a data set and step, evaluated in one batch.
 
@@ -57,12 +66,14 @@ class ELBO:
     particles: int = 1
 
     def __post_init__(self) -> None:
-        whole("particles", self.particles, 1)
+        whole("particles", self.particles, 1, MOST)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the negative ELBO a data set."""
-        log_p, log_q = log_densities(model, guide, batch, self.particles)
-        return (log_q - log_p).mean()
+        log_p, log_q, kept = log_densities(model, guide, batch, self.particles)
+        if kept is None:
+            return (log_q - log_p).mean()
+        return kept.over_sets(kept.means(log_q - log_p) - kept.log_share)
 
 
 @dataclass(frozen=True)
@@ -98,18 +109,19 @@ class Reweighted:
     particles: int = 64
 
     def __post_init__(self) -> None:
-        whole("particles", self.particles, 1)
+        whole("particles", self.particles, 1, MOST)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted negative log density of the guide's own draws."""
         with torch.no_grad():
-            model_trace, guide_trace = paired_traces(
+            model_trace, guide_trace, kept = accepted_traces(
                 model, guide, batch.data, batch.nesting, self.particles, batch.datasets
             )
             log_w = total(site_log_probs(model_trace, batch.nesting)) - total(
                 site_log_probs(guide_trace, batch.nesting)
             )
-            log_w = torch.where(torch.isfinite(log_w), log_w, torch.full_like(log_w, -torch.inf))
+            useful = torch.isfinite(log_w) if kept is None else torch.isfinite(log_w) & kept.reshape(log_w.shape)
+            log_w = torch.where(useful, log_w, torch.full_like(log_w, -torch.inf))
             ceiling = log_w.logsumexp(0) - 0.5 * torch.log(torch.tensor(float(self.particles)))
             weights = torch.softmax(torch.minimum(log_w, ceiling), 0)
             outer = tuple(log_w.shape)
@@ -119,7 +131,8 @@ class Reweighted:
                 if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
             }
         log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting), len(outer))
-        return -(weights * log_q).sum(0).mean()
+        losses = -(weights * log_q).sum(0)
+        return losses.mean() if kept is None else losses[kept.any(0).reshape(losses.shape)].mean()
 
 
 @dataclass(frozen=True)
@@ -141,43 +154,53 @@ class Mixture:
         for weight, objective in self.terms:
             real("terms: weight", weight, -math.inf, expected="a finite number")
             function("terms: objective", objective)
+            if isinstance(objective, type):
+                raise TypeError(
+                    f"terms: got the class {objective.__name__}, expected an objective, {objective.__name__}()"
+                )
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted sum of the terms."""
         return torch.stack([weight * objective(model, guide, batch) for weight, objective in self.terms]).sum()
 
 
-@dataclass(frozen=True)
-class Stock:
-    """Any objective of Pyro with a ``differentiable_loss`` (``Trace_ELBO``, ``TraceMeanField_ELBO``, ``TraceEnum_ELBO``, ...)."""
-
-    elbo: pyro.infer.ELBO
-
-    def __post_init__(self) -> None:
-        if not hasattr(self.elbo, "differentiable_loss"):
-            raise ValueError(
-                f"objective: got {type(self.elbo).__name__}, expected one with a differentiable_loss, e.g. Trace_ELBO()"
-            )
-
-    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
-        """Return Pyro's loss a data set."""
-        loss: Any = self.elbo.differentiable_loss  # type: ignore[attr-defined]
-        parts = (plated(fn, batch.nesting, None, batch.datasets) for fn in (model, guide))
-        return loss(*parts, **batch.data) / (batch.datasets or 1)
-
-
 def log_densities(
     model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int
-) -> tuple[Tensor, Tensor]:
-    """Return log p(z, y) and log q(z | y) of fresh draws, differentiable; shapes broadcast to (S, [B])."""
-    size = None if particles == 1 else particles
-    model_trace, guide_trace = paired_traces(model, guide, batch.data, batch.nesting, size, batch.datasets)
+) -> tuple[Tensor, Tensor, Kept | None]:
+    """Return log p(z, y) and log q(z | y) of fresh draws, differentiable, and which count; shapes broadcast to (S, [B])."""
+    model_trace, guide_trace, kept = drawn_traces(model, guide, batch, particles)
     for name, site in nodes(guide_trace).items():
         if site["type"] == "sample" and not site["fn"].has_rsample and not poutine.util.site_is_subsample(site):
             raise ValueError(
                 f"guide: site '{name}' has no reparameterised draws, expected such, or pyro.infer.Trace_ELBO() as objective"
             )
-    return total(site_log_probs(model_trace, batch.nesting)), total(site_log_probs(guide_trace, batch.nesting))
+    log_p, log_q = (total(site_log_probs(trace, batch.nesting)) for trace in (model_trace, guide_trace))
+    return log_p, log_q, kept
+
+
+def drawn_traces(
+    model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int
+) -> tuple[poutine.Trace, poutine.Trace, Kept | None]:
+    """Trace model and guide at fresh draws of the guide; say which count, None where all do.
+
+    Raises:
+        RejectedError: none does.
+    """
+    size = None if particles == 1 else particles
+    at = (batch.data, batch.nesting, size, batch.datasets)
+    model_trace, guide_trace, mask = accepted_traces(model, guide, *at)
+    if mask is None and not batch.rejecting:
+        return model_trace, guide_trace, None
+    if mask is None:
+        mask = torch.ones(particles, batch.datasets or 1, dtype=torch.bool)
+    outer = tuple(n for n in (size, batch.datasets) if n is not None)
+    own = getattr(getattr(guide, "__self__", guide), "log_prob", None)
+    try:
+        values = {name: plain(site, outer).detach() for name, site in latent_sites(model_trace).items()}
+        log_q = at_fixed(guide, guide_trace, *at) if own is None else own(values, batch.data)
+    except TypeError:  # a StateGuide around a guide without log_prob
+        log_q = at_fixed(guide, guide_trace, *at)
+    return model_trace, guide_trace, Kept(mask, log_share(mask, log_q.expand(outer).reshape(mask.shape)))
 
 
 def guide_log_prob(guide: Callable[..., Any], batch: Batch, outer: int = 1) -> Tensor:
@@ -194,7 +217,7 @@ def guide_log_prob(guide: Callable[..., Any], batch: Batch, outer: int = 1) -> T
         known = {} if batch.refined is None else {"refined": batch.refined}
         return own(batch.latents, batch.data, **known)
     inside = plated(guide, batch.nesting, None, batch.datasets)
-    trace = poutine.trace(conditioned(inside, batch.latents, batch.nesting, outer)).get_trace(**batch.data)
+    trace = trace_of(conditioned(inside, batch.latents, batch.nesting, outer), batch.data)
     for name, site in nodes(trace).items():
         if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site):
             raise ValueError(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ..guides.atomic import check_writable
 from ..guides.require import function, real, seed_number, shown, whole
 from .data import Source
 
@@ -27,10 +29,20 @@ def check_device(device: str) -> None:
     if not isinstance(device, str | torch.device):
         raise TypeError(f"device: got {shown(device)}, expected 'cpu' or a device of this machine")
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # nothing can be read on "meta"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0].split(". ", 1)[0][:160]
-        raise ValueError(f"device: got '{device}', expected 'cpu' or a device of this machine ({reason})") from None
+        raise ValueError(
+            f"device: got '{str(device)[:40]}', expected 'cpu' or a device of this machine ({reason})"
+        ) from None
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is that of a folder; a name that no file can have is none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -43,16 +55,19 @@ class FitOptions:
         schedule: "constant", "cosine" (to 1 % of the start), or a function of the fraction done -> factor.
         warmup: fraction of the steps over which the step size grows linearly from zero.
         clip_norm: largest norm of the gradient; ``None`` leaves it alone.
-        optimizer: parameters, learning rate -> a torch optimiser; ``None`` for Adam.
+        optimizer: parameters, learning rate -> a torch optimiser; ``None`` for Adam. The schedule multiplies the learning rate
+            of each of its groups.
         seed: seed of all random numbers of the fit; torch's generator is put back afterwards.
         checkpoint: file of the checkpoint, or ``None``.
         checkpoint_every: steps between checkpoints.
-        resume: go on from ``checkpoint`` where that file exists.
+        resume: go on from ``checkpoint`` where that file exists. Optimiser, objective and seed have to be those that it was
+            written with; a fit that stopped early goes on where ``patience`` or ``steps`` is larger than it was.
         held_out: data for early stopping; the best state on it is what the fit returns. All rows of ``DataSets`` are taken at
             once, whatever their ``batch_size``. Steps after the last multiple of ``evaluate_every`` are never judged.
         evaluate_every: steps between evaluations on ``held_out``.
         patience: evaluations without improvement before the fit stops; ``None`` never stops early.
-        max_skipped: consecutive steps with a non-finite loss that are skipped before the fit gives up.
+        max_skipped: consecutive steps with a non-finite loss that are skipped before the fit gives up. Steps whose draws the
+            physics all rejected are skipped without being counted.
         device: "cpu", "cuda", ...; ``None`` leaves model, guide and data where they are.
         progress: show a progress bar.
     """
@@ -80,11 +95,12 @@ class FitOptions:
         whole("max_skipped", self.max_skipped, 0)
         seed_number(self.seed)
         real("learning_rate", self.learning_rate, 0.0)
-        if not (callable(self.schedule) or self.schedule in ("constant", "cosine")):
+        if not (
+            callable(self.schedule) or (isinstance(self.schedule, str) and self.schedule in ("constant", "cosine"))
+        ):
             raise ValueError(f"schedule: got {shown(self.schedule)}, expected 'constant', 'cosine' or a function")
-        if self.warmup != 0:
-            real("warmup", self.warmup, 0.0, 1.0, "a fraction in [0, 1)")
-        if self.clip_norm is not None and self.clip_norm != math.inf:
+        real("warmup", self.warmup, -math.ulp(0.0), 1.0, "a fraction in [0, 1)")
+        if self.clip_norm is not None and not (isinstance(self.clip_norm, float) and math.isinf(self.clip_norm)):
             real("clip_norm", self.clip_norm, 0.0, expected="a positive number or None")
         if self.patience is not None:
             whole("patience", self.patience, 1)
@@ -94,20 +110,37 @@ class FitOptions:
             function("optimizer", self.optimizer)
         if self.device is not None:
             check_device(self.device)
-        self._check_checkpoint()
-
-    def _check_checkpoint(self) -> None:
+        for name in ("resume", "progress"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}: got {shown(getattr(self, name))}, expected True or False")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
             raise TypeError(f"checkpoint: got {shown(self.checkpoint)}, expected the path of a file")
-        if self.checkpoint is not None and Path(self.checkpoint).is_dir():
+        if self.checkpoint is not None and (not str(self.checkpoint) or is_folder(self.checkpoint)):
             raise ValueError(f"checkpoint: got the folder '{self.checkpoint}', expected the path of a file")
         if self.resume and self.checkpoint is None:
             raise ValueError("resume: got True without a checkpoint, expected checkpoint to name the file")
+
+    def check_checkpoint(self) -> None:
+        """Refuse a checkpoint that cannot be written, before any work is done.
+
+        Raises:
+            ValueError: its folder cannot be made or written to, or its name is too long.
+        """
+        if self.checkpoint is not None:
+            try:
+                check_writable(self.checkpoint)
+            except ValueError as error:
+                raise ValueError(f"checkpoint: {error}") from None
 
     def factor(self, step: int) -> float:
         """Return the factor on the learning rate at ``step``."""
         done = step / self.steps
         ramp = min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
         if callable(self.schedule):
-            return ramp * self.schedule(done)
+            factor = self.schedule(done)
+            if not isinstance(factor, Real) or not 0 <= factor < math.inf:
+                raise ValueError(
+                    f"schedule: got a function with {shown(factor)} at {done:.3g}, expected a number of at least 0"
+                )
+            return ramp * float(factor)
         return ramp * (1.0 if self.schedule == "constant" else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
