@@ -18,7 +18,10 @@ def shown(value: Any) -> str:
         return f"{value.dtype} of shape {tuple(value.shape)}"
     if hasattr(value, "shape"):
         return f"{type(value).__name__} of shape {tuple(value.shape)}"
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # a whole number of more digits than Python writes
+        return "a number of very many digits"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -40,7 +43,11 @@ def real(name: str, value: Any, low: float, high: float = math.inf, expected: st
     Raises:
         ValueError: it is not.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not low < float(value) < high:
+    try:
+        inside = isinstance(value, Real) and not isinstance(value, bool) and low < float(value) < high
+    except OverflowError:
+        inside = False
+    if not inside:
         raise ValueError(f"{name}: got {shown(value)}, expected {expected}")
 
 

@@ -48,6 +48,7 @@ def _flat(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
             not isinstance(value, Tensor)
             or value.is_complex()
             or value.is_meta
+            or value.layout != torch.strided
             or value.ndim < 2
             or not bool(torch.isfinite(value).all())
         ):

@@ -71,6 +71,9 @@ def sites(source: Any, argument: str) -> dict[str, Any]:
         if isinstance(value, xr.DataArray) and set(DRAWN) & set(value.dims):
             value = _labelled(value, f"{argument}['{name}']")
         result[name] = value
+    sizes = {name: len(_stacked(value, f"{argument}['{name}']")) for name, value in result.items()}
+    if len(set(sizes.values())) > 1 or 0 in sizes.values():
+        raise ValueError(f"{argument}: got {shown(sizes)} draws, expected as many of each site, and at least one")
     return result
 
 

@@ -72,7 +72,7 @@ class Reference:
         Raises:
             ValueError: there is no batch, or the index is outside it.
         """
-        whole("index", index, -(2**63))
+        whole("index", index, -(2**63), 2**63)
         if self.datasets is None or not -self.datasets <= index < self.datasets:
             raise ValueError(f"index: got {index}, expected a data set of a batch of {self.datasets}")
         return replace(

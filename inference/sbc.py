@@ -142,9 +142,7 @@ def effect(pits: ArrayLike) -> Effect:
 def interval_coverage(pits: ArrayLike, levels: Sequence[float]) -> dict[float, float]:
     """Return how often central intervals of each level hold the truth: the share of |PIT - 1/2| < level /
     2."""
-    if not isinstance(levels, Sequence | np.ndarray):
-        raise TypeError(f"levels: got {shown(levels)}, expected a sequence of numbers between 0 and 1")
-    for level in levels:
+    for level in numbers("levels", levels).reshape(-1).tolist():
         real("levels", level, 0.0, 1.0, "numbers between 0 and 1")
     distance = np.abs(_ranks(pits) - 0.5)
     return {level: float((distance < level / 2).mean()) for level in levels}

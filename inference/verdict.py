@@ -143,7 +143,9 @@ class Calibration:
 
         PIT values, bands, flatness and the k-hat of each data set are left out.
         """
-        quantiles = {str(q): float(np.quantile(self.k_hat, q)) for q in (0.1, 0.5, 0.9)} if len(self.k_hat) else {}
+        method = "linear" if np.isfinite(self.k_hat).all() else "nearest"  # nothing lies between infinities
+        levels = (0.1, 0.5, 0.9) if len(self.k_hat) else ()
+        quantiles = {str(level): float(np.quantile(self.k_hat, level, method=method)) for level in levels}
         return {
             "verdict": self.verdict,
             "passed": self.passed,

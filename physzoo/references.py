@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .inference.reference import Reference, summarise
 from .inference.reference_hmc import hmc
 from .inference.reference_nuts import nuts
 from .inference.reference_smc import smc
+from .inference.warn import TrustWarning
 from .task import Budget, Task
 
 
@@ -67,18 +69,22 @@ def read_reference(path: Path) -> Reference:
 def confirm(task: Task, budget: Budget, whitening: Whitening) -> Reference:
     """Draw a second reference with stock NUTS, four chains in two processes: a sampler that shares nothing with the first."""
     start, _ = task.guide.sites.constrain(whitening.loc)
-    return nuts(
-        task.model,
-        task.data,
-        chains=4,
-        draws=budget.nuts_draws,
-        warmup=budget.nuts_warmup,
-        initial=start,
-        inverse_mass=whitening.tril @ whitening.tril.T,
-        workers=min(2, os.cpu_count() or 1),
-        seed=task.options.seed,
-        progress=task.options.progress,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", TrustWarning
+        )  # few draws are meant: means are compared by their standard errors
+        return nuts(
+            task.model,
+            task.data,
+            chains=4,
+            draws=budget.nuts_draws,
+            warmup=budget.nuts_warmup,
+            initial=start,
+            inverse_mass=whitening.tril @ whitening.tril.T,
+            workers=min(2, os.cpu_count() or 1),
+            seed=task.options.seed,
+            progress=task.options.progress,
+        )
 
 
 def disagreement(first: Reference, second: Reference) -> float:
@@ -101,7 +107,9 @@ def exact_reference(task: Task, budget: Budget) -> Reference:
     noise = torch.randn(count, len(mean), generator=generator, dtype=torch.float64)
     noise = noise - noise.mean(0)
     # the sample's own covariance is taken out, so that comparisons see the guide's error and not the sample's
-    noise = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(noise.T)), noise.T, upper=False).T
+    noise = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(torch.cov(noise.T).reshape(len(mean), len(mean))), noise.T, upper=False
+    ).T
     flat = (mean + noise @ torch.linalg.cholesky(covariance).T).reshape(budget.chains, budget.reference_draws, -1)
     draws, start = {}, 0
     for site, shape in task.shapes.items():

@@ -301,7 +301,7 @@ def test_files_with_other_contents_are_refused(arrays, deep, tmp_path):
         (lambda ref: uniformity([0.5, 1.5]), "pits"),
         (lambda ref: holm({"a": np.nan}), "pvalues"),
         (lambda ref: ecdf_band([3]), "count"),
-        (lambda ref: interval_coverage([0.5], 0.5), "levels"),
+        (lambda ref: interval_coverage([0.5], [1.5]), "levels"),
         (lambda ref: tarp(np.zeros((3, 2)), np.zeros((4, 3, 1)), np.random.default_rng(0)), "truths, draws"),
     ],
 )
