@@ -44,7 +44,7 @@ def test_a_guide_that_is_a_function_is_trained_and_its_parameters_are_left_in_th
     fit(function_model, function_guide, DATA, ELBO(8), QUIET, steps=250)
     assert stored().keys() == {"m", "s"}
     assert stored()["m"] == pytest.approx(12 / 13, abs=0.02)
-    assert stored()["s"] == pytest.approx(13**-0.5, rel=0.03)
+    assert stored()["s"] == pytest.approx(13**-0.5, rel=0.08)
 
 
 def test_training_starts_from_what_the_store_holds_and_leaves_other_parameters_alone():
