@@ -21,6 +21,7 @@ _checked: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
 
 
 @unregistered()
+@unchecked()
 def check_batches(
     model: Callable[..., Any], data: Data, traces: Sequence[poutine.Trace], nesting: int, datasets: bool = False
 ) -> None:

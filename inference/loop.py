@@ -102,7 +102,7 @@ class Loop:
         self.best: tuple[float, dict[str, Any]] | None = None
         self.stopped: Literal["done", "early"] = "done"
         self.skipped, self.judged_from, self.particles = 0, 0, getattr(objective, "particles", 1)
-        self.share, self.rejecting = Share(), False
+        self.share, self.rejecting, self.resumed_at = Share(), False, -1
         example = self.batches.example
         self.run_model, self.run_guide = direct(model, example), direct(guide, example)
 
@@ -121,6 +121,7 @@ class Loop:
         started, options = time.perf_counter(), self.options
         if options.resume and Path(str(options.checkpoint)).exists():
             self._restore(load(str(options.checkpoint)))
+            self.resumed_at = self.step
         self.good = self._state(copy=True)
         with progress_bar(options.steps, self.step, options.progress) as bar, unchecked():
             while self.step < options.steps and self.stopped == "done":
@@ -147,7 +148,7 @@ class Loop:
             self.share.check(done=True)
         except RejectedError as error:
             raise RejectedError(f"step {self.step}: {error}{self._keep_good()}") from None
-        if options.checkpoint is not None:
+        if options.checkpoint is not None and self.step != self.resumed_at:
             self._checkpoint(self._state())
         if self.best is not None:
             self.store.load(self.best[1])

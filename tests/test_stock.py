@@ -128,7 +128,7 @@ def test_enumerated_sites_are_summed_over(many):
     """At y = 1 the weight of k = 1 is 1 / (1 + e^-6), so p | y is Beta(2, 1), nearly."""
     guide, y = Beta(), torch.ones(3)
     data = DataSets({"y": y.expand(2, 3)}) if many else {"y": y}
-    fit(mixture, guide, data, infer.TraceEnum_ELBO(max_plate_nesting=0), QUIET, steps=500)
+    fit(mixture, guide, data, infer.TraceEnum_ELBO(max_plate_nesting=0), QUIET, steps=200, learning_rate=0.1)
     a, b = guide.log_ab.exp().tolist()
     assert a / (a + b) == pytest.approx(2 / 3, abs=0.03)
     batch = Batch({"y": y.expand(2, 3)}, 2) if many else Batch({"y": y})
