@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .alone import alone
 from .amortized_guide import AmortizedGuide, check_whitening
 from .encoder import Encoder
 from .encoders import ENCODERS
@@ -22,6 +23,7 @@ from .unconstrained import UnconstrainedSites, Whitening
 FEATURE_SETS = 2048  # simulated data sets by which the features of a refinement are standardised
 
 
+@alone()
 def amortize(
     model: Callable[..., Any],
     encoder: str | Encoder | type[Encoder] | None,

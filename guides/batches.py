@@ -12,12 +12,32 @@ from torch import Tensor
 
 from .arguments import CAUSES
 from .require import shown
-from .sites import Data, latent_sites, outer_plates, repeated, seeded, unchecked, unregistered
+from .sites import Data, latent_sites, outer_plates, plate_nesting, prototype, repeated, seeded, unchecked, unregistered
 from .traces import samples, site_log_probs, trace_of
 
 TOLERANCE = 1e-3  # of a log density, relative: rounding of single precision, error of adaptive solvers
 
 _checked: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
+
+
+def check_sets(model: Callable[..., Any], example: Data, trace: poutine.Trace) -> None:
+    """Check that a model broadcasts over data sets, by one data set repeated; models that subsample plates are not looked at.
+
+    Args:
+        model: a Pyro model of one data set.
+        example: its arguments, one data set.
+        trace: of the model on them.
+
+    Raises:
+        ValueError: it does not.
+    """
+    frames = [frame for _, site in samples(trace) for frame in site["cond_indep_stack"]]
+    if any(frame.full_size not in (None, frame.size) for frame in frames):
+        return
+    known = _known(model)
+    if known is None or _key(example, True) not in known:
+        traces = (trace, prototype(model, example, seed=1))
+        check_batches(model, example, traces, plate_nesting(trace), datasets=True)
 
 
 @unregistered()

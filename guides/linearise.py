@@ -77,7 +77,7 @@ def linearise(model: Callable[..., Any], values: Callable[[Tensor], Data], w: Te
         except (NotImplementedError, RuntimeError) as error:
             raise ValueError(
                 "refine: got a model that forward-mode differentiation cannot follow "
-                f"({str(error).strip().splitlines()[0][:100]}), expected plain torch operations (or refine=0)"
+                f"({str(error).strip().splitlines()[0][:220]}), expected plain torch operations (or refine=0)"
             ) from error
         parts = [_site(at[name], slopes[name], fixed[name], w, len(wanted)) for name in at]
     cost = torch.stack([part.cost for part in parts]).sum(0)

@@ -18,6 +18,7 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from torch import Tensor
 from torch.distributions import Distribution
 
+from .alone import alone
 from .arguments import CAUSES, check_mask, check_observed, failure
 from .nodes import nodes
 from .require import function, whole
@@ -69,6 +70,7 @@ def unregistered() -> Iterator[None]:
             store._param_to_name = {parameter: name for name, parameter in store._params.items()}
 
 
+@alone()
 @unregistered()
 def prototype(
     model: Callable[..., Any],
@@ -275,6 +277,7 @@ def plated(
     return inside
 
 
+@alone()
 @unregistered()
 def simulate(
     model: Callable[..., Any],

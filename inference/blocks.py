@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,17 +12,16 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.alone import alone
 from ..guides.require import shown
 from ..guides.sites import Data, plated, seeded, unchecked, unregistered
+from ..guides.traces import trace_of
 from .arrays import as_given
 from .densities import conditioned, count, draw, one, site_log_probs, total
 from .latents import Latents
 from .posterior import sample
 
 Values = dict[str, Tensor]
-
-
-_ONE_AT_A_TIME = threading.RLock()  # Pyro's handlers and torch's generator are the process's, not a thread's
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def guide_log_prob(guide: Callable[..., Any], values: Values, data: Data, nestin
             return None
     sets = count(data)
     with torch.no_grad():
-        trace = poutine.trace(conditioned(plated(guide, nesting, None, sets), values, nesting)).get_trace(**data)
+        trace = trace_of(conditioned(plated(guide, nesting, None, sets), values, nesting), data)
     nodes: dict[str, Any] = dict(poutine.util.prune_subsample_sites(trace).nodes)
     sites = {name: site for name, site in nodes.items() if site["type"] == "sample"}
     if set(sites) != set(values) or any(type(site["fn"]).__name__ == "Delta" for site in sites.values()):
@@ -128,7 +126,7 @@ def refitted_block(
     turns, so that they find what one process finds.
     """
     only = one(data)
-    with _ONE_AT_A_TIME, seeded(seed):
+    with alone(), seeded(seed):
         try:
             fitted = fit(only)
         except Exception as error:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..guides.alone import alone
 from ..guides.arguments import check_mask
+from ..guides.batches import check_sets
 from ..guides.require import function, real, seed_number, shown, tensors
-from ..guides.sites import Data, repeated, rows_of, seeded, simulate, unchecked
+from ..guides.sites import Data, prototype, repeated, rows_of, seeded, simulate, unchecked
 from .blocks import Block, Failed, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, checked
 from .data import check_simulates
@@ -103,6 +105,7 @@ def calibrate(
         pairs = simulate(judge, datasets, given, seed)
     data, kept = _data(judge, pairs, given)
     latents = Latents.of(judge, one(data))
+    check_sets(judge, one(data), prototype(judge, one(data)))
     _check_truths(pairs, latents, len(kept))
     truths = {name: value[kept] for name, value in latents.plain(pairs, 1).items()}
     known = truths if set(truths) == set(latents.shapes) else None
@@ -136,6 +139,7 @@ def calibrate(
     )
 
 
+@alone()
 def _amortised(
     scoring: Scoring,
     guide: Callable[..., Any],

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..guides.arguments import CAUSES, check_mask, check_observed
+from ..guides.batches import check_sets
 from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, seed_number, shown, tensors, whole
@@ -223,6 +224,8 @@ class Batches:
                 raise ValueError(f"seen: got {', '.join(strange)}, expected some of {', '.join(self.latents)}")
             for name, value in (source.seen or {}).items():
                 check_values(f"seen['{name}']", value, drawn[name].shape[1:], self.latents[name])
+            if not enumerated:
+                check_sets(model, self.example, prototype(model, self.example))
             if source.corrupt is not None:
                 with seeded(0):
                     check_corrupted(self._corrupted(source, 2), self.example)
@@ -239,6 +242,8 @@ class Batches:
         self.nesting, self.latents = plate_nesting(trace), unknowns(trace, enumerated)
         if isinstance(source, DataSets):
             self.sets = count(source.data)
+            if not enumerated:
+                check_sets(model, self.example, trace)
             check_rows(model, source.data)
             check_observed(trace, source.data, self.sets)
             check_latents(source.latents or {}, trace)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pyro import poutine
 
+from ..guides.alone import alone
 from ..guides.sites import Data, observed_sites, prototype
 from .importance import FEWEST, USABLE, smoothed
 from .posterior import pointwise, posterior
@@ -51,6 +52,7 @@ class DataChecks:
         }
 
 
+@alone()
 def data_checks(
     model: Callable[..., Any], guide: Callable[..., Any], data: Data, *, draws: int = 1000, seed: int = 0
 ) -> DataChecks:
@@ -92,8 +94,8 @@ def data_checks(
             continue
         seen = entries.seen.broadcast_to(value.shape).numpy().reshape(-1)
         actual = value.detach().double().numpy().reshape(-1)[seen]
-        predicted = found[f"posterior_predictive/{name}"].to_numpy()[0].reshape(draws, -1)[:, seen]
-        log_likelihood = found[f"log_likelihood/{name}"].to_numpy()[0].reshape(draws, -1)[:, seen]
+        predicted = found[f"posterior_predictive/{name}"].to_numpy()[0].reshape(draws, -1)
+        log_likelihood = found[f"log_likelihood/{name}"].to_numpy()[0].reshape(draws, -1)
         below, ties, u = predicted < actual, predicted == actual, rng.uniform(size=len(actual))
         solved = np.isfinite(log_likelihood)  # a draw without a solution predicts nothing and weighs nothing
         pits[name] = _inside((below.sum(0) + u * (ties.sum(0) + 1)) / (solved.sum(0) + 1), draws)

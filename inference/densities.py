@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 
+from ..guides.alone import alone
 from ..guides.nodes import nodes
 from ..guides.require import shown, whole
 from ..guides.sites import Data, latent_sites, plain, plate_nesting, plated, prototype, rows_of, seeded, unregistered
@@ -175,6 +176,7 @@ def paired_traces(
     return model_trace, guide_trace
 
 
+@alone()
 @unregistered()
 def draw(
     model: Callable[..., Any],

@@ -22,7 +22,7 @@ _ROUNDINGS = 8  # so many roundings of a log density may stand between equal wei
 _NOTHING = -600.0  # a log weight of nothing; where exponentials underflow the fit says 0.1 of any weights
 _ROW = "_physzoo_row"
 RESAMPLED = "effective_draws"  # attribute of what is resampled
-_OF_THE_POSTERIOR = ("posterior", "posterior_predictive", "log_likelihood", "sample_stats")
+_OF_THE_POSTERIOR = ("posterior", "posterior_predictive", "predictions", "log_likelihood", "sample_stats")
 
 
 def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..guides.alone import alone
 from ..guides.require import real, seed_number
 from ..guides.sites import Data, seeded, simulate, unchecked
 from ..guides.unconstrained import Whitening
@@ -25,6 +26,7 @@ ROUNDING = 1e4 * torch.finfo(torch.float64).eps  # least step relative to the un
 MOST = 10**6  # of what is asked for
 
 
+@alone()
 def laplace(
     model: Callable[..., Any],
     data: Data,
@@ -65,6 +67,7 @@ def laplace(
     return Whitening(around.tops[0], around.root(around.tops[0], floor))
 
 
+@alone()
 def laplace_mixture(
     model: Callable[..., Any],
     data: Data,

@@ -12,9 +12,11 @@ from pyro import poutine
 from pyro.distributions import Independent, MaskedDistribution
 from torch import Tensor
 
+from ..guides.alone import alone
 from ..guides.nodes import nodes
 from ..guides.require import named, real, seed_number
 from ..guides.sites import Data, observed_sites, outer_plates, unchecked
+from ..guides.traces import trace_of
 from .arrays import no_density
 from .ascent import ascend
 from .densities import site_log_probs, total
@@ -53,6 +55,7 @@ def mean_length(size: int) -> float:
     return math.sqrt(2.0) * math.exp(math.lgamma((size + 1) / 2) - math.lgamma(size / 2))
 
 
+@alone()
 def point_estimate(
     model: Callable[..., Any],
     data: Data,
@@ -123,7 +126,7 @@ def point_estimate(
 def _traced(model: Callable[..., Any], latents: Latents, w: Tensor, data: Data) -> poutine.Trace:
     conditioned = poutine.condition(model, data=latents.padded(latents.unpack(w)[0]))
     with outer_plates(latents.nesting, len(w)):
-        return poutine.trace(conditioned).get_trace(**data)
+        return trace_of(conditioned, data)
 
 
 def _misfit(model: Callable[..., Any], latents: Latents, w: Tensor, data: Data) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from ..guides.alone import alone
 from ..guides.nodes import nodes
 from ..guides.require import function, seed_number, whole
 from ..guides.sites import (
@@ -27,13 +28,16 @@ from ..guides.sites import (
 from ..guides.traces import samples, site_log_probs, total
 from .densities import check_guide, paired_traces, replicated
 from .entries import as_given, entrywise, picked, pointwise, seen_by_any
+from .importance import FEWEST, k_hat
 from .latents import Latents, unobserved
 from .layout import check_layout, tree
+from .warn import warn_of_weights
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
 
+@alone()
 @unregistered()
 def sample(
     guide: Callable[..., Any],
@@ -77,6 +81,7 @@ def sample(
     return result
 
 
+@alone()
 @unregistered()
 def posterior(
     model: Callable[..., Any],
@@ -116,7 +121,11 @@ def posterior(
         chunk: at most this many draws are evaluated at once.
 
     Raises:
-        ValueError: ``draws`` or ``chunk`` is not positive, or a name in ``dims`` or ``units`` is no site.
+        ValueError: ``draws`` or ``chunk`` is not positive, or a name in ``dims`` or ``units`` is no site; model, guide and data
+            do not fit each other.
+
+    Warns:
+        TrustWarning: the importance weights of the draws have a k-hat of 0.7 or more: the guide is not the posterior.
 
     Source: layout of ArviZ's InferenceData schema, as written by its NumPyro SVI converter.
     """
@@ -150,6 +159,8 @@ def posterior(
             for name, site in observed.items()
             if name in before
         }
+    if draws >= FEWEST:
+        warn_of_weights(float(k_hat(groups["sample_stats"]["log_p"][0], groups["sample_stats"]["log_q"][0])), "guide")
     seen = _only_seen(groups, {name: np.any([_numpy(part[name]) for part in seen_of], 0) for name in observed})
     return tree(groups, coords=coords, dims=dims, units=units, attrs={"seed": seed, "draws": draws}, seen=seen)
 

@@ -13,9 +13,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ..guides import Table, UnconstrainedSites, Whitening, amortize
+from ..guides.alone import alone
 from ..guides.nodes import nodes
 from ..guides.require import function, real, seed_number
 from ..guides.sites import Data, plain, plated, repeated, seeded, unchecked
+from ..guides.traces import trace_of
 from .calibrate import calibrate
 from .calibration import Calibration
 from .data import DataSets
@@ -49,7 +51,7 @@ class Augmented:
     def __call__(self, **data: Any) -> Any:
         """Sample the unknowns, weigh them by the first data set, and run the model on the second."""
         with poutine.block(expose=list(self.latents)):
-            first = poutine.trace(self.model).get_trace(**self.data)
+            first = trace_of(self.model, self.data)
         latents = {name: nodes(first)[name]["value"] for name in self.latents}
         terms = data_log_probs(first, site_log_probs(first, self.nesting))
         weight = total({name: term for name, term in terms.items() if name in self.data})
@@ -59,6 +61,7 @@ class Augmented:
             return poutine.condition(self.model, data=latents)(**data)
 
 
+@alone()
 def posterior_sbc(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -187,5 +190,5 @@ def _replicate(
     given = {name: value for name, value in data.items() if name not in sites.observed}
     conditioned = poutine.condition(plated(model, sites.nesting, None, datasets), data=sites.padded(truths))
     with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
-        trace = poutine.trace(conditioned).get_trace(**given)
+        trace = trace_of(conditioned, given)
     return {name: plain(nodes(trace)[name], (datasets,)) for name in sites.observed if name in data}

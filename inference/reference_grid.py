@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ..guides.alone import alone
 from ..guides.require import real, seed_number, shown
 from ..guides.sites import Data, unchecked
 from .arrays import Array, as_given, no_density, numbers
@@ -97,6 +98,7 @@ class Grid:
         }
 
 
+@alone()
 def grid(
     model: Callable[..., Any],
     data: Data,

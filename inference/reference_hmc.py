@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..guides.alone import alone
 from ..guides.require import real, seed_number
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
@@ -27,6 +28,7 @@ QUARTER_TURN = math.pi / 2  # of a standard normal's orbit: there position and s
 RESCUE, RESCUE_STEPS = 0.15, 4
 
 
+@alone()
 def hmc(
     model: Callable[..., Any],
     data: Data,

@@ -14,6 +14,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from tqdm import tqdm
 
+from ..guides.alone import alone
 from ..guides.require import real, seed_number, shown, tensors
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
@@ -25,6 +26,7 @@ from .scale import spread
 from .warn import warn_of
 
 
+@alone()
 def nuts(
     model: Callable[..., Any],
     data: Data,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..guides.alone import alone
 from ..guides.require import real, seed_number, shown
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
@@ -27,6 +28,7 @@ _INFLATE = 1.3  # variance of the proposal over that of the chains: a proposal w
 _LARGEST = 3.0  # logit of the step: b <= 0.95, so that a state in a tail that the proposal misses still moves
 
 
+@alone()
 def pcn(
     model: Callable[..., Any],
     data: Data,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..guides.alone import alone
 from ..guides.require import real, seed_number
 from ..guides.sites import Data, seeded, unchecked
 from .densities import proper
@@ -28,6 +29,7 @@ TEMPERATURES = 1000  # more are a density that is too rough
 FIRST_PRIOR = 4096  # draws that say where the prior is
 
 
+@alone()
 def smc(
     model: Callable[..., Any],
     data: Data,

@@ -18,6 +18,7 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from ..guides.alone import alone
 from ..guides.require import real, shown, whole
 from .data import DataSets
 from .fit import Fit, fit
@@ -152,6 +153,7 @@ class StateGuide(PyroModule):
         )
 
 
+@alone()
 def fit_surrogate(
     surrogate: Any,
     z: Unknowns,
