@@ -247,6 +247,7 @@ class _Loop:
             "losses": torch.tensor(self.losses, dtype=torch.float64),
             "evaluations": torch.tensor(self.evaluations, dtype=torch.float64).reshape(-1, 2),
             "best": None if self.best is None else {"loss": self.best[0], "modules": self.best[1]},
+            "facts": dict(self.options.facts),
             **_generators(),
         }
         try:

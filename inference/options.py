@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -55,6 +55,7 @@ class FitOptions:
         max_skipped: consecutive steps with a non-finite loss that are skipped before the fit gives up.
         device: "cpu", "cuda", ...; ``None`` leaves model, guide and data where they are.
         progress: show a progress bar.
+        facts: numbers and words that the checkpoint holds beside the state, e.g. what the fit belongs to.
     """
 
     steps: int = 1000
@@ -73,6 +74,7 @@ class FitOptions:
     max_skipped: int = 0
     device: str | None = None
     progress: bool = True
+    facts: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "evaluate_every"):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..guides.require import real, seed_number, shown, tensors, whole
 from ..guides.sites import Data, seeded
 from .latents import Latents
-from .processes import result, submit
+from .processes import begin_worker, result, submit
 from .reference import Reference, summarise
 
 
@@ -154,8 +154,7 @@ def _chain(
 
 def _in_processes(tasks: list[tuple[Any, ...]], workers: int, progress: bool) -> list[Any]:
     context = multiprocessing.get_context("spawn")
-    single = {"initializer": torch.set_num_threads, "initargs": (1,)}
-    with ProcessPoolExecutor(workers, mp_context=context, **single) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         futures = [submit(pool, _chain, *task) for task in tasks]
         with tqdm(total=len(futures), desc="nuts", unit="chain", disable=not progress) as bar:
             for future in futures:
