@@ -14,7 +14,7 @@ import typer
 
 from . import endings
 from .data_command import data
-from .folder import BadInput, is_file, is_folder
+from .folder import BadInput, is_folder
 
 if TYPE_CHECKING:
     from .task import RunOptions

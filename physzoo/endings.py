@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -12,6 +13,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -79,8 +81,7 @@ def run(command: Callable[[], Any], words: Sequence[str]) -> int:
         warnings.showwarning = _tell_warning
         try:
             status = command()
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            _flush()
         except BaseException as error:
             status = _ended(error, words, signals.came)
     return status if isinstance(status, int) else GOOD
@@ -95,7 +96,7 @@ def _ended(error: BaseException, words: Sequence[str], came: signal.Signals | No
         return complain(error.format_message(), BAD)
     if isinstance(error, BadInput):
         return complain(str(error), BAD)
-    if isinstance(error, BrokenPipeError) and not _writable():
+    if isinstance(error, BrokenPipeError) and _reader_gone():
         _silence_output()
         return 128 + getattr(signal, "SIGPIPE", 13)  # whoever read the output has had enough, which is no fault
     if os.environ.get(DEBUG):
@@ -107,7 +108,9 @@ def _ended(error: BaseException, words: Sequence[str], came: signal.Signals | No
     sentence = _broken(error, where)
     if sentence is None:
         return complain(str(error), BAD)
-    if isinstance(error, OSError) and not _writable():
+    try:
+        _flush()
+    except OSError:  # what is left in its buffer would fail once more
         _silence_output()
     hint = "" if os.environ.get(DEBUG) else f"; {DEBUG}=1 shows where"
     return complain(f"{sentence}; {_how_on(words)}{hint if not _expected(error) else ''}", BROKEN)
@@ -145,11 +148,9 @@ def complain(sentence: str, status: int) -> int:
     text = " ".join(sentence.split())
     text = re.sub(rf"\S{{{2 * LONGEST},}}", lambda word: f"{word[0][:LONGEST]}...{word[0][-LONGEST // 4 :]}", text)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
-    try:
-        if sys.stderr is not None:
+    if sys.stderr is not None:
+        with suppress(OSError):  # nobody can be told
             print(f"physzoo: {text}", file=sys.stderr, flush=True)
-    except OSError:
-        pass  # nobody can be told
     return status
 
 
@@ -157,22 +158,29 @@ def _tell_warning(message: Warning | str, category: type[Warning], *_: Any, **__
     complain(f"warning: {message}", GOOD)
 
 
-def _writable() -> bool:
-    """Whether standard output takes what is written to it."""
+def _flush() -> None:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except (OSError, ValueError):
+    except OSError as error:
+        error.add_note(f"{STEP}'output'")
+        raise
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads what goes to standard output."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):
         return False
-    return True
 
 
 def _silence_output() -> None:
     """Send what is still to be written to nowhere: Python would complain once more at its end."""
-    try:
+    with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError, AttributeError):
-        pass
 
 
 def _fill_closed_streams() -> None:
