@@ -74,9 +74,6 @@ def _common(
     pass
 
 
-STATUSES = {"epilog": endings.STATUSES}
-
-
 @app.command("list")
 def list_animals() -> None:
     """Every animal: physics, likelihoods, guide, certificate."""
@@ -151,7 +148,7 @@ def _with_options(action: Callable[[str, Path, RunOptions], None]) -> Callable[.
     return command
 
 
-@app.command(**STATUSES)
+@app.command(epilog=endings.STATUSES)
 @_with_options
 def run(name: str, out: Path, options: RunOptions) -> None:
     """Data, fit, posterior, reference, calibration, report."""
@@ -160,7 +157,7 @@ def run(name: str, out: Path, options: RunOptions) -> None:
     whole_run(name, out, options)
 
 
-@app.command(**STATUSES)
+@app.command(epilog=endings.STATUSES)
 @_with_options
 def fit(name: str, out: Path, options: RunOptions) -> None:
     """The fit alone: checkpoint and posterior.nc, no checks."""
@@ -170,7 +167,7 @@ def fit(name: str, out: Path, options: RunOptions) -> None:
     print(f"not checked yet: physzoo check {out}")
 
 
-@app.command(short_help="Calibration of a folder, or the contract of an animal.", **STATUSES)
+@app.command(short_help="Calibration of a folder, or the contract of an animal.", epilog=endings.STATUSES)
 def check(
     target: Annotated[str, typer.Argument(metavar="DIR|NAME", help="A fitted folder, or an animal.")],
     quick: Quick = False,
@@ -214,7 +211,7 @@ def _check_contract(name: str) -> int:
     return endings.GOOD if all(rule.passed for rule in found) else endings.FAILED
 
 
-@app.command(**STATUSES)
+@app.command(epilog=endings.STATUSES)
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A report folder, or a posterior (.nc) or reference (.npz).")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The same; what A is held against.")],
@@ -236,7 +233,7 @@ def compare(
     print(found.summary)
 
 
-app.command(**STATUSES)(data)
+app.command(epilog=endings.STATUSES)(data)
 
 
 def certificates() -> dict[str, dict[str, Any]]:

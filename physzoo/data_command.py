@@ -55,7 +55,9 @@ def data(
             raise  # no fault of the user's
         # a hostile file makes readers raise anything
         first = str(error).split("\n", 1)[0][:200]
-        told = first if isinstance(error, ValueError | OSError) else f"{type(error).__name__} while it was read: {first}"
+        told = (
+            first if isinstance(error, ValueError | OSError) else f"{type(error).__name__} while it was read: {first}"
+        )
         raise BadInput(f"--{told}" if told.startswith("source: ") else f"--source: {told}") from None
     splits.save(out)
     _tell(splits, chosen.title)

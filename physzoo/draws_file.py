@@ -26,18 +26,31 @@ def read_draws(path: Path, argument: str) -> Any:
         raise BadInput(wrong)
     try:
         declared = _declared(file)
-        if declared <= LARGEST:
-            return Reference.load(file) if file.suffix == ".npz" else _posterior(file)
+        if declared > LARGEST:
+            raise BadInput(
+                f"{argument}: got '{path}', which declares {declared} bytes of draws, expected at most {LARGEST}"
+            )
+        found = Reference.load(file) if file.suffix == ".npz" else _posterior(file)
+        drawn = found.draws if isinstance(found, Reference) else found["posterior"].data_vars
+        for site, value in drawn.items():
+            if value.dtype.kind not in "iuf" or value.ndim < 2:
+                raise BadInput(
+                    f"{argument}: got '{path}' with '{site}' of {value.dtype} and shape {tuple(value.shape)}, expected real "
+                    "numbers, chain by draw"
+                )
+        return found
+    except BadInput:
+        raise
     except Exception as error:  # a hostile file makes readers raise anything, MemoryError and RecursionError included
         raise BadInput(f"{wrong} ({type(error).__name__} while it was read)") from None
-    raise BadInput(f"{argument}: got '{path}', which declares {declared} bytes of draws, expected at most {LARGEST}")
 
 
 def _posterior(file: Path) -> Any:
     from xarray import DataTree, open_dataset
 
-    plain = {"decode_times": False, "decode_timedelta": False}  # draws are numbers, whatever their unit is called
-    with open_dataset(file, group="posterior", engine="h5netcdf", **plain) as found:
+    # draws are numbers, whatever their unit is called
+    options: Any = {"group": "posterior", "decode_times": False, "decode_timedelta": False, "phony_dims": "access"}
+    with open_dataset(file, engine="h5netcdf", **options) as found:
         return DataTree.from_dict({"posterior": found.load()})
 
 
@@ -47,4 +60,5 @@ def _declared(file: Path) -> int:
         with zipfile.ZipFile(file) as archive:
             return sum(entry.file_size for entry in archive.infolist())
     with h5py.File(file, "r") as tree:
-        return sum(entry.nbytes for entry in tree["posterior"].values() if isinstance(entry, h5py.Dataset))
+        held: Any = tree["posterior"]
+        return sum(entry.nbytes for entry in held.values() if isinstance(entry, h5py.Dataset))

@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from types import FrameType
 from typing import Any
 
@@ -93,7 +94,8 @@ def _ended(error: BaseException, words: Sequence[str], came: signal.Signals | No
     if isinstance(error, typer.Exit):
         return error.exit_code
     if isinstance(error, usage_error):
-        return complain(error.format_message(), BAD)
+        told: Any = error
+        return complain(told.format_message(), BAD)
     if isinstance(error, BadInput):
         return complain(str(error), BAD)
     if isinstance(error, BrokenPipeError) and _reader_gone():
@@ -191,5 +193,5 @@ def _fill_closed_streams() -> None:
         except OSError as error:
             if error.errno == errno.EBADF:
                 os.open(os.devnull, os.O_RDWR)
-    if hasattr(sys.stdout, "reconfigure"):
+    if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a path that is no text must not end a run that is done

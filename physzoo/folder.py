@@ -108,7 +108,8 @@ class Folder:
                         f"{argument}: got '{self.path}', in which another run is at work, expected a folder for each run"
                     ) from None
                 warnings.warn(
-                    f"{argument}: the file system of '{self.path}' has no locks; start no second run in it", stacklevel=3
+                    f"{argument}: the file system of '{self.path}' has no locks; start no second run in it",
+                    stacklevel=3,
                 )
             yield
         finally:
@@ -285,7 +286,7 @@ def posterior_settings(path: Path) -> dict[str, Any]:
 
     try:
         with h5py.File(path, "r") as file:
-            held = {key: file.attrs[key] for key in IDENTITY if key in file.attrs}
+            held: dict[str, Any] = {key: file.attrs[key] for key in IDENTITY if key in file.attrs}
         return {key: value.item() if hasattr(value, "item") else value for key, value in held.items()}
     except (OSError, ValueError, RuntimeError, KeyError):
         return {}

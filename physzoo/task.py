@@ -65,7 +65,9 @@ class RunOptions:
             except ValueError as error:
                 raise BadInput(f"--{error}") from None
             if torch.device(self.device).type == "meta":
-                raise BadInput(f"--device: got '{self.device}', which holds no numbers, expected 'cpu' or one that does")
+                raise BadInput(
+                    f"--device: got '{self.device}', which holds no numbers, expected 'cpu' or one that does"
+                )
 
 
 @dataclass(frozen=True)
