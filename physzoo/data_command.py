@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -107,7 +108,7 @@ class _Writable(Exception):
 
 def _there(path: Path) -> bool:
     try:
-        return path.exists()
+        return os.path.lexists(path)  # a link to nothing is something
     except (OSError, ValueError):
         return False
 
