@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from .contract import Check, ContractError, check_model
+from .contract import Check, ContractError, check_model, parametrize_with_checks
 from .registry import Animal, Quantity, Recipe, get, names, register
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "check_model",
     "get",
     "names",
+    "parametrize_with_checks",
     "register",
 ]
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import physzoo
-from physzoo.models import registry
-from physzoo.models.contract import RULES, ContractError, check_model
-from physzoo.models.testing import checks, parametrize_with_checks
+from physzoo.models import parametrize_with_checks, registry
+from physzoo.models.contract import RULES, ContractError, check_model, checks
 from physzoo.physics import ODEProblem
 
 ANIMALS = registry.names()
