@@ -17,7 +17,7 @@ help:  ## this list
 setup: .venv/installed  ## make .venv and install physzoo with all extras; a second time it does nothing
 
 demo: .venv/installed  ## fit lynx and hare, check it against a reference, write reports/lynx_hare/report.html
-	$(BIN)/physzoo run lynx_hare --out reports/lynx_hare
+	$(BIN)/physzoo run lynx_hare --out reports/lynx_hare --overwrite
 
 lint: .venv/installed  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -98,9 +98,16 @@ def fit_overhead(stored: dict[str, Any]) -> list[Line]:
 
 
 def kill_resume(stored: dict[str, Any]) -> list[Line]:
-    equal = stored["facts"]["final_parameters_bit_equal"]
-    figure = "parameters bit-equal" if equal else "parameters differ"
-    return [(f"kill -9 at {len(stored['rows'])} random moments, then resume", figure, "kill_resume")]
+    kills = [row for row in stored["rows"] if row["signal"] == "SIGKILL"]
+    others = len(stored["rows"]) - len(kills)
+    same = sum(row["same_numbers"] for row in stored["rows"])
+    promised = sum(row["as_promised"] for row in stored["rows"] if row["signal"] != "SIGKILL")
+    left = "nothing" if stored["facts"]["nothing_left"] else "something"
+    animals = len({row["animal"] for row in stored["rows"]})
+    claim = f"`physzoo run` of {animals} animals ended in all its stages: {len(kills)} kill -9, {others} SIGTERM or Ctrl-C; then --resume"
+    figure = f"{same} of {len(stored['rows'])} reports have the numbers of an uninterrupted run; "
+    figure += f"{promised} of {others} signals ended as documented; {left} left behind"
+    return [(claim, figure, "kill_resume")]
 
 
 SPINE: dict[str, Say] = {

@@ -1,134 +1,280 @@
-"""kill -9 at twenty random moments of a fit, resume after each, and compare with the uninterrupted fit to the bit.
+"""Kill `physzoo run` in every stage and at every write, resume it, and hold report.json against that of an uninterrupted run.
 
-    python benchmarks/kill_resume.py [--kills 20]
+    python benchmarks/kill_resume.py [--kills 100] [--animals lynx_hare,inverse_kinematics,pendulum]
 
-Every kill hits a process of its own at a random moment (seeded) counted from the first step that this process takes, so
-that kills fall inside the fit and not into its start-up; the checkpoint must be readable after each. A further run is
-killed while its checkpoint is being written.
+Three animals: an ODE with one data set, an amortised guide, a grey box. Every kill hits a process of its own in a fresh
+folder, half of them while a file is being written, half at a random moment (seeded) of a stage, stages in turn. Some
+more are by SIGTERM and by SIGINT, which have to end with their status and one sentence. Then the same command with --resume
+runs to its end, and every number of its report but the times has to be the same. No process may be left.
+
+The checks are cut down (`SMALL`), and processes are forked from one that has everything imported, so that a run takes seconds;
+training data are made once, and so is the mode that the guide of one data set starts from (the uninterrupted run finds it
+anew); the grey box gets a short last stage of its guide, and prior draws in place of a reference.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from _store import store
+from _store import Rows, store
 
-from physzoo.guides import amortize
-from physzoo.inference.checkpoint import load
-from physzoo.inference.data import Simulator
-from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.objectives import ELBO, Batch, ForwardKL, Mixture, Objective
-from physzoo.models.poisson1d import Poisson1D
+import physzoo.report
+import physzoo.run
+from physzoo.cli import main as command_line
+from physzoo.guides.sites import latent_sites, prototype, simulate
+from physzoo.inference.posterior_sbc import posterior_sbc
+from physzoo.models import get, registry
+from physzoo.task import Budget
 
-STEPS, EVERY = 1200, 10
-
-
-class Announced:
-    """An objective that says "go" when it is first asked for."""
-
-    def __init__(self, objective: Objective) -> None:
-        self.objective, self.silent = objective, True
-
-    def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> torch.Tensor:
-        if self.silent:
-            print("go", flush=True)
-            self.silent = False
-        return self.objective(model, guide, batch)
-
-
-def train(checkpoint: str | None) -> dict[str, torch.Tensor]:
-    """Fit a small amortised flow; return its parameters."""
-    torch.set_num_threads(1)
-    model = Poisson1D(modes=2).float()
-    guide = amortize(model, "mlp", "spline", example={"y": torch.zeros(8)}, transforms=2)
-    objective = Mixture(((0.9, ForwardKL()), (0.1, ELBO(1))))
-    options = FitOptions(
-        steps=STEPS, progress=False, checkpoint=checkpoint, checkpoint_every=EVERY, resume=checkpoint is not None
-    )
-    fit(model, guide, Simulator(32), objective if checkpoint is None else Announced(objective), options, max_skipped=10)
-    return guide.state_dict()
+SMALL = Budget(
+    draws=100,
+    chains=4,
+    reference_draws=20,
+    particles=50,
+    warmup=20,
+    datasets=16,
+    refits=4,
+    refit_wake=2,
+    nuts_draws=4,
+    nuts_warmup=2,
+)
+STEPS = 200  # of the recipe's; --quick makes a tenth of them
+FINISH = {
+    "steps": 200,
+    "learning_rate": 1e-3,
+    "batch_size": 64,
+}  # a last stage for the grey box, a tenth of it with --quick
+SHARES = {"lynx_hare": 0.1, "inverse_kinematics": 0.7, "pendulum": 0.2}  # of the kills, by what a run costs
+STATUS = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130}
+PATIENCE = 300.0  # seconds until a process counts as hanging
 
 
-def child(checkpoint: str, final: str, slow: bool) -> None:
-    """What a killed process runs; ``slow`` stretches every checkpoint's flush, so that a kill can fall into it."""
-    if slow:
-        flush = os.fsync
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its status, what it announced and when, and what it said on standard error."""
 
-        def stretched(descriptor: int) -> None:
-            print("writing", flush=True)
-            time.sleep(0.5)
-            flush(descriptor)
-
-        os.fsync = stretched
-    state = train(checkpoint)
-    torch.save(state, final)
+    status: int
+    events: list[tuple[float, str]]
+    said: str
+    left: bool
 
 
-def killed(checkpoint: Path, final: Path, wait: float, slow: bool = False) -> bool:
-    """Start a child, kill it after ``wait`` seconds; say whether it had finished before."""
-    command = [sys.executable, __file__, "--child", str(checkpoint), str(final), *(["--slow"] if slow else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        lines = process.stdout
-        if lines is None:
-            raise RuntimeError("no pipe to the child")
-        while lines.readline().strip() != ("writing" if slow else "go"):
-            if process.poll() is not None:
-                return True
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-    return final.exists()
+@dataclass(frozen=True)
+class Moment:
+    """When to send a signal: ``wait`` seconds after a stage began, or while the file number ``write`` is written."""
+
+    stage: str = ""
+    wait: float = 0.0
+    write: int | None = None
+
+
+def run(name: str, folder: Path, resume: bool, start: Any, kill: tuple[str, Moment] | None = None) -> Ended:
+    """Run an animal in a process of its own, and end that at the moment that is asked for."""
+    reading, writing = os.pipe()
+    said = folder.with_suffix(".stderr")
+    pid = os.fork()
+    if pid == 0:
+        status = 70
+        try:
+            os.close(reading)
+            os.setsid()
+            for stream, target in ((1, os.devnull), (2, said)):
+                os.dup2(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            _announce(writing, None if kill is None else kill[1].write)
+            if start is not None:
+                physzoo.run.STARTS = dict.fromkeys(physzoo.run.STARTS, lambda *_, **__: start)
+            sys.argv = ["physzoo", "run", name, "--out", str(folder), "--quick", "--steps", str(STEPS)]
+            sys.argv += ["--resume"] if resume else []
+            command_line()
+        except SystemExit as error:
+            status = int(error.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(writing)
+    events = []
+    deadline = time.monotonic() + PATIENCE
+    sent = False
+    with os.fdopen(reading) as lines:
+        for line in lines:
+            events.append((time.monotonic(), line.strip()))
+            if kill is not None and not sent and _due(kill[1], line.strip()):
+                time.sleep(kill[1].wait)
+                os.kill(pid, getattr(signal, kill[0]))
+                sent = True
+    _, code = os.waitpid(pid, 0)
+    status = os.waitstatus_to_exitcode(code)
+    return Ended(status, events, said.read_text(), _left(pid) or time.monotonic() > deadline)
+
+
+def _announce(pipe: int, pause_at: int | None) -> None:
+    """Tell the parent of every stage and every file; at the file number ``pause_at`` wait for the signal."""
+    flush, clock, written = os.fsync, physzoo.run.Clock.__call__, 0
+
+    def tell(words: str) -> None:
+        os.write(pipe, f"{words}\n".encode())
+
+    def flushed(descriptor: int) -> None:
+        nonlocal written
+        tell(f"write {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        written += 1
+        if written - 1 == pause_at:
+            tell("paused")
+            signal.pause()
+        flush(descriptor)
+
+    @contextmanager
+    def announced(self: Any, step: str) -> Iterator[Any]:
+        tell(f"stage {step}")
+        with clock(self, step) as note:
+            yield note
+
+    os.fsync = flushed
+    physzoo.run.Clock.__call__ = announced  # type: ignore[method-assign]
+    physzoo.run.posterior_sbc = partial(posterior_sbc, steps=20, draws=20)
+    Budget.of = classmethod(lambda cls, quick: SMALL)  # type: ignore[method-assign, assignment]
+
+
+def _due(moment: Moment, line: str) -> bool:
+    return line == ("paused" if moment.write is not None else f"stage {moment.stage}")
+
+
+def _left(group: int) -> bool:
+    """Whether a process of the group lives on, a moment later."""
+    for _ in range(50):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.1)
+    os.killpg(group, signal.SIGKILL)
+    return True
+
+
+def numbers(folder: Path) -> dict[str, Any]:
+    """Return what the report says, without times and dates."""
+    found = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in found.items() if key not in ("seconds", "date")}
+
+
+def moments(ended: Ended, count: int, generator: torch.Generator) -> list[Moment]:
+    """Return when to end a run, by how an uninterrupted one went: in a stage and at a write in turn, spread over all of them."""
+    stages = [(when, line.split()[1]) for when, line in ended.events if line.startswith("stage ")]
+    ends = [when for when, _ in stages[1:]] + [ended.events[-1][0]]
+    lasted = [(name, end - begun) for (begun, name), end in zip(stages, ends, strict=True)]
+    writes = sum(line.startswith("write ") for _, line in ended.events)
+    found = []
+    for index in range(count):
+        place = index // 2
+        if index % 2:
+            found.append(Moment(write=(place * writes) // max(count // 2, 1)))
+        else:
+            name, seconds = lasted[place % len(lasted)]
+            found.append(Moment(name, seconds * torch.rand((), generator=generator).item()))
+    return found
+
+
+def _words(events: list[tuple[float, str]]) -> str:
+    """Say where a process was when it ended."""
+    paused = len(events) > 1 and events[-1][1] == "paused"
+    last = events[-2][1].split()[1].removeprefix(".").removesuffix(".tmp") if paused else ""
+    stage = next((line.split()[1] for _, line in reversed(events) if line.startswith("stage ")), "start")
+    return f"{stage}, {last} half written" if paused else stage
+
+
+def _cheap(name: str) -> registry.Animal:
+    """Return an animal; of a grey box one with training data made once, a short last stage and prior draws as reference."""
+    animal = get(name)
+    if animal.training is not None:
+        splits = animal.training.splits(0)
+        changes = {"finish": FINISH, "counterfactuals": {}, "continued": None}
+        training = replace(animal.training, splits=lambda _: splits, **changes)
+        animal = replace(animal, training=training, exact_draws=partial(_prior_draws, animal.model()))
+        registry._ANIMALS[name] = animal
+    return animal
+
+
+def _prior_draws(model: Any, data: Any, count: int, seed: int) -> dict[str, torch.Tensor]:
+    drawn = simulate(model, count, seed=seed)
+    return {site: drawn[site] for site in latent_sites(prototype(model, data))}
+
+
+def of_animal(name: str, kills: int, add: Callable[[tuple[Any, ...], Callable[[], dict[str, Any]]], Any]) -> None:
+    """Kill and resume an animal and add a row for each kill."""
+    generator = torch.Generator().manual_seed(0)
+    animal = _cheap(name)
+    start = None
+    if animal.recipe.encoder is None:
+        start = physzoo.run.STARTS[animal.recipe.start](animal.model(), animal.data(), seed=0)
+    with tempfile.TemporaryDirectory() as desk:
+        whole = run(name, Path(desk, "whole"), False, None)
+        if whole.status != 0:
+            sys.exit(f"{name}: the uninterrupted run ended with {whole.status}: {whole.said}")
+        expected = numbers(Path(desk, "whole"))
+        plan = [("SIGKILL", moment) for moment in moments(whole, kills, generator)]
+        for sent in ("SIGTERM", "SIGINT"):
+            plan += [(sent, moment) for moment in moments(whole, max(1, kills // 20), generator)]
+        for index, (sent, moment) in enumerate(plan):
+
+            def row(index: int = index, sent: str = sent, moment: Moment = moment) -> dict[str, Any]:
+                folder = Path(desk, f"kill{index}")
+                killed = run(name, folder, False, start, (sent, moment))
+                done = killed.status == 0  # it was faster than the kill: the report is there
+                told = sent == "SIGKILL" or (len(killed.said.splitlines()) == 1 and "--resume" in killed.said)
+                resumed = run(name, folder, True, start)
+                return {
+                    "animal": name,
+                    "signal": sent,
+                    "ended": "before the signal" if done else _words(killed.events),
+                    "as_promised": done or (killed.status == STATUS[sent] and told),
+                    "same_numbers": resumed.status == 0 and numbers(folder) == expected,
+                    "processes_left": killed.left or resumed.left,
+                    "side_files_left": sum(path.name.endswith(".tmp") for path in folder.iterdir()),
+                }
+
+            add((name, kills, index), row)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--slow", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        checkpoint, final = arguments.child
-        child(checkpoint, final, arguments.slow)
-        return
-    whole = train(None)
-    generator = torch.Generator().manual_seed(0)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint, final = Path(folder, "fit.pt"), Path(folder, "final.pt")
-        for kill in range(arguments.kills):
-            wait = 2.0 * torch.rand((), generator=generator).item()
-            done = killed(checkpoint, final, wait)
-            if done:  # the fit was over before the kill: start another one
-                final.unlink()
-                checkpoint.unlink()
-            step = load(checkpoint)["step"] if checkpoint.exists() else 0
-            rows.append({"kill": kill, "seconds_after_first_step": wait, "readable_checkpoint_at_step": step})
-        before = load(checkpoint)["step"] if checkpoint.exists() else 0
-        killed(checkpoint, final, 0.2, slow=True)
-        torn = load(checkpoint)["step"] if checkpoint.exists() else 0
-        subprocess.run(
-            [sys.executable, __file__, "--child", str(checkpoint), str(final)], check=True, stdout=subprocess.DEVNULL
-        )
-        state = torch.load(final, weights_only=True)
-        equal = all(torch.equal(value, state[name]) for name, value in whole.items())
-        litter = sorted(path.name for path in Path(folder).iterdir() if path.suffix == ".tmp")
-    facts = {
-        "final_parameters_bit_equal": equal,
-        "kept_when_killed_while_writing": torn >= before,
-        "side_files_of_kills": len(litter),
-    }
-    store("kill_resume", rows, steps=STEPS, checkpoint_every=EVERY, **facts)
-    print(facts)
-    if not (equal and torn >= before):
+    parser.add_argument("--kills", type=int, default=100, help="by SIGKILL, over all animals")
+    parser.add_argument("--animals", default=",".join(SHARES), help="names, with commas between them")
+    parser.add_argument("--no-store", action="store_true", help="print the rows and store nothing")
+    given = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    names = given.animals.split(",")
+    total = sum(SHARES.get(name, 0.2) for name in names)
+    rows = Rows("kill_resume" if not given.no_store else f"kill_resume_{os.getpid()}")
+    try:
+        for name in names:
+            of_animal(name, max(1, round(given.kills * SHARES.get(name, 0.2) / total)), rows.add)
+        whole = all(row["as_promised"] and row["same_numbers"] for row in rows)
+        clean = not any(row["processes_left"] or row["side_files_left"] for row in rows)
+        if not given.no_store:
+            store("kill_resume", rows, same_numbers=whole, nothing_left=clean, steps=STEPS // 10, checks=vars(SMALL))
+            rows.done()
+    finally:
+        if given.no_store:
+            rows.done()
+    if not (whole and clean):
         sys.exit(1)
 
 

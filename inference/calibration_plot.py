@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..guides.atomic import replacing
 from ..guides.require import shown as told
 from .importance import USABLE
 from .sbc import ecdf
@@ -40,7 +41,8 @@ def plot_calibration(check: Calibration, path: str | Path) -> Path:
     _weights(axes[1, 0], check)
     _contraction(axes[1, 1], check)
     figure.suptitle(_wrapped(check.verdict), fontsize=10, color="darkgreen" if check.passed else "darkred")
-    figure.savefig(target, dpi=110)
+    with replacing(target) as beside:
+        figure.savefig(beside, dpi=110, format="png")
     return target
 
 

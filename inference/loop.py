@@ -294,6 +294,7 @@ class Loop:
             "step": self.step,
             "skipped": self.skipped,
             "stopped": self.stopped,
+            "facts": dict(self.options.facts),
             "judged_from": self.judged_from,
             "rejecting": self.rejecting,
             "losses": torch.tensor(self.losses, dtype=torch.float64),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..guides.atomic import check_writable
-from ..guides.require import function, real, seed_number, shown, whole
+from ..guides.require import function, named, real, seed_number, shown, whole
 from .data import Source
 
 Schedule = Literal["constant", "cosine"] | Callable[[float], float]
@@ -70,6 +70,7 @@ class FitOptions:
             physics all rejected are skipped without being counted.
         device: "cpu", "cuda", ...; ``None`` leaves model, guide and data where they are.
         progress: show a progress bar.
+        facts: numbers and words that the checkpoint holds beside the state, e.g. what the fit belongs to.
     """
 
     steps: int = 1000
@@ -88,6 +89,7 @@ class FitOptions:
     max_skipped: int = 0
     device: str | None = None
     progress: bool = True
+    facts: Mapping[str, bool | int | float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("steps", "checkpoint_every", "evaluate_every"):
@@ -108,6 +110,7 @@ class FitOptions:
             raise ValueError(f"patience: got {self.patience}, expected held_out data together with it")
         if self.optimizer is not None:
             function("optimizer", self.optimizer)
+        named("facts", self.facts)
         if self.device is not None:
             check_device(self.device)
         for name in ("resume", "progress"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..guides.require import real, whole
+from ..guides.require import function, named, real, shown, whole
 
 ENTRY_POINTS = "physzoo.models"
 OWN = "own"  # family and encoder of an animal that brings its own guide
@@ -213,6 +214,10 @@ def trained_by(settings: Mapping[str, Any]) -> Recipe:
     return Recipe(family=OWN, encoder=OWN, particles=settings.get("particles", 1), **numbers)
 
 
+class PluginWarning(UserWarning):
+    """An entry point of another package could not be loaded; it is left out."""
+
+
 _ANIMALS: dict[str, Animal] = {}
 
 
@@ -220,11 +225,12 @@ def register(animal: Animal) -> Animal:
     """Add an animal to the zoo and return it.
 
     Raises:
-        TypeError: it is no ``Animal``.
+        TypeError: it is no ``Animal``, or one of its entries is of another kind.
         ValueError: another animal has the name, or the name is not an identifier.
     """
     if not isinstance(animal, Animal):
         raise TypeError(f"animal: got {type(animal).__name__}, expected an Animal")
+    _check_kinds(animal)
     if not isinstance(animal.name, str) or not animal.name.isidentifier():
         raise ValueError(f"name: got {animal.name!r}, expected letters, digits and underscores")
     home = f"{__package__}.{animal.name}"  # of an animal of the zoo, imported or not
@@ -235,12 +241,44 @@ def register(animal: Animal) -> Animal:
     return animal
 
 
+def _check_kinds(animal: Animal) -> None:
+    """Refuse an animal that ``list``, ``show`` or ``run`` would stumble over."""
+    for entry in ("title", "physics", "source", "requires"):
+        if not isinstance(getattr(animal, entry), str):
+            raise TypeError(f"{entry}: got {shown(getattr(animal, entry))}, expected words")
+    for entry in ("model", "data"):
+        function(entry, getattr(animal, entry))
+    for entry in ("quantities", "priors"):
+        named(entry, getattr(animal, entry))
+    if not isinstance(animal.likelihoods, tuple | list) or not all(isinstance(x, str) for x in animal.likelihoods):
+        raise TypeError(f"likelihoods: got {shown(animal.likelihoods)}, expected a tuple of words")
+    other = [name for name, meaning in animal.quantities.items() if not isinstance(meaning, Quantity)]
+    if other:
+        raise TypeError(f"quantities['{other[0]}']: got {shown(animal.quantities[other[0]])}, expected a Quantity")
+    if not isinstance(animal.recipe, Recipe):
+        raise TypeError(f"recipe: got {shown(animal.recipe)}, expected a Recipe")
+    if not isinstance(animal.training, Training | None):
+        raise TypeError(f"training: got {shown(animal.training)}, expected a Training or None")
+
+
 @cache
 def _load() -> None:
     for name in IN_THE_ZOO:
         import_module(f".{name}", __package__)
     for point in entry_points(group=ENTRY_POINTS):
-        point.load()
+        before = dict(_ANIMALS)
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:  # whatever another package does, the zoo stays open
+            _ANIMALS.clear()
+            _ANIMALS.update(before)  # half of a plug-in is none
+            reason = (str(error).strip() or "no reason given").split("\n", 1)[0][:160]
+            warnings.warn(
+                f"plug-in '{point.name}' ({point.value}): got {type(error).__name__} ({reason}), expected a module "
+                "that registers animals; it is left out",
+                PluginWarning,
+                stacklevel=2,
+            )
 
 
 def names() -> tuple[str, ...]:
@@ -257,5 +295,5 @@ def get(name: str) -> Animal:
     """
     _load()
     if not isinstance(name, str) or name not in _ANIMALS:
-        raise ValueError(f"name: got '{name}', expected one of {', '.join(_ANIMALS)}")
+        raise ValueError(f"name: got {shown(name)}, expected one of {', '.join(_ANIMALS)}")
     return _ANIMALS[name]

@@ -153,7 +153,7 @@ def __getattr__(name: str) -> Any:
         value: Any = version("physzoo")
     elif name in _HOME:
         value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    elif name in ("models", "physics", "guides", "inference"):
+    elif name in ("models", "physics", "guides", "inference", "weights", "task"):
         return import_module(f".{name}", __name__)
     else:
         raise AttributeError(f"module 'physzoo' has no attribute '{name}'")

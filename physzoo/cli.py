@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import endings
 from .data_command import data
-from .folder import BadInput
+from .folder import BadInput, is_folder
 
 if TYPE_CHECKING:
     from .task import RunOptions
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="A zoo of physics-informed generative models in Pyro, each with a certificate of calibration.",
     add_completion=False,
-    no_args_is_help=True,
+    epilog=endings.STATUSES,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -40,47 +40,23 @@ Seed = Annotated[int, typer.Option(help="Seed of initial weights, fit and checks
 Device = Annotated[str | None, typer.Option(help="Where the fit runs: cpu, cuda, ...")]
 Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the steps and few draws; not to be judged by.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in the folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew in a folder that holds a run: that one goes.")]
 
 
 def main() -> None:
-    """Run the command line: exit status 1 if a check failed, 2 for a user's mistake, told in one sentence."""
-    # the class of all mistakes in arguments, wherever this version of typer keeps it
-    usage_error: Any = typer.BadParameter.__bases__[0]
-    with warnings.catch_warnings():
-        # a rejected draw (SolverWarning) is part of sampling, and a hopeless guide has infinite weights: the verdict tells
-        warnings.simplefilter("ignore", RuntimeWarning)
-        try:
-            status = app(standalone_mode=False)
-        except BadInput as error:
-            status = _complain(str(error), 2)
-        except usage_error as error:
-            if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-                print(error.format_message())
-                status = 2
-            else:
-                status = _complain(error.format_message(), 2)
-        except (KeyboardInterrupt, typer.Abort):
-            status = _complain("interrupted; the same command with --resume goes on", 130)
-        except Exception as error:
-            status = _of_a_fit(error)
-    sys.exit(status if isinstance(status, int) else 0)
+    """Run the command line and end with one of the exit statuses that ``--help`` tells of."""
+    words = sys.argv[1:]
+    sys.exit(endings.run(lambda: _command(words), words))
 
 
-def _of_a_fit(error: Exception) -> int:
-    """Tell of what a fit can stop at, and raise all else; torch is imported here, where an action has done so before."""
-    from .inference.checkpoint import CheckpointError
-    from .inference.guard import NonFiniteError
-
-    if isinstance(error, CheckpointError):
-        return _complain(str(error), 2)
-    if isinstance(error, NonFiniteError):
-        return _complain(f"the fit stopped at {error}", 1)
-    raise error
-
-
-def _complain(sentence: str, status: int) -> int:
-    print(f"physzoo: {' '.join(sentence.split())}", file=sys.stderr)
-    return status
+def _command(words: list[str]) -> Any:
+    """Do what the words say; unlike ``app()`` this leaves every exception, KeyboardInterrupt too, to the endings."""
+    command = typer.main.get_command(app)
+    if not words:
+        print(command.get_help(command.make_context("physzoo", ["list"])))
+        return endings.BAD
+    with command.make_context("physzoo", words) as context:
+        return command.invoke(context)
 
 
 def _version(wanted: bool) -> None:
@@ -160,26 +136,28 @@ def _with_options(action: Callable[[str, Path, RunOptions], None]) -> Callable[.
         device: Device = None,
         quick: Quick = False,
         resume: Resume = False,
+        overwrite: Overwrite = False,
     ) -> None:
         from .task import RunOptions
 
         # bars are for people; a log gets one line a step
-        action(name, out, RunOptions(guide, steps, seed, device, quick, resume, progress=sys.stderr.isatty()))
+        progress = sys.stderr is not None and sys.stderr.isatty()
+        action(name, out, RunOptions(guide, steps, seed, device, quick, resume, progress, overwrite))
 
     command.__name__, command.__doc__ = action.__name__, action.__doc__
     return command
 
 
-@app.command()
+@app.command(epilog=endings.STATUSES)
 @_with_options
 def run(name: str, out: Path, options: RunOptions) -> None:
-    """Data, fit, posterior, check against the reference, calibration, report."""
+    """Data, fit, posterior, reference, calibration, report."""
     from .run import run as whole_run
 
     whole_run(name, out, options)
 
 
-@app.command()
+@app.command(epilog=endings.STATUSES)
 @_with_options
 def fit(name: str, out: Path, options: RunOptions) -> None:
     """The fit alone: checkpoint and posterior.nc, no checks."""
@@ -189,7 +167,7 @@ def fit(name: str, out: Path, options: RunOptions) -> None:
     print(f"not checked yet: physzoo check {out}")
 
 
-@app.command()
+@app.command(short_help="Calibration of a folder, or the contract of an animal.", epilog=endings.STATUSES)
 def check(
     target: Annotated[str, typer.Argument(metavar="DIR|NAME", help="A fitted folder, or an animal.")],
     quick: Quick = False,
@@ -201,23 +179,24 @@ def check(
     """
     from .models.registry import names
 
-    if not Path(target).is_dir() and target in names():
+    if not is_folder(Path(target)) and target in names():
         return _check_contract(target)
-    if not Path(target).is_dir():
+    if not is_folder(Path(target)):
         raise BadInput(
             f"DIR|NAME: got '{target}', expected a folder written by physzoo run or fit, or one of {', '.join(names())}"
         )
-    from .folder import CALIBRATION, CALIBRATION_FIGURE
+    from .folder import CALIBRATION, CALIBRATION_FIGURE, Folder
     from .run import check_calibration
     from .task import Budget, restore
 
-    folder, task = restore(target, progress=sys.stderr.isatty())
-    found = check_calibration(task, Budget.of(quick))
-    folder.write_json(CALIBRATION, found.to_dict())
-    found.plot(folder.file(CALIBRATION_FIGURE))
+    with Folder.open(target, "DIR").locked("DIR"):
+        folder, task = restore(target, progress=sys.stderr is not None and sys.stderr.isatty())
+        found = check_calibration(task, Budget.of(quick))
+        folder.write_json(CALIBRATION, found.to_dict())
+        found.plot(folder.file(CALIBRATION_FIGURE))
     print(found.verdict)
     # a quick check has too few data sets for a pass: it fails by what it finds alone
-    return 1 if found.failed or not (quick or found.passed) else 0
+    return endings.FAILED if found.failed or not (quick or found.passed) else endings.GOOD
 
 
 def _check_contract(name: str) -> int:
@@ -228,23 +207,26 @@ def _check_contract(name: str) -> int:
     task = build_task(animal, RunOptions(), None, 64)
     found = check_model(task.model, task.data, task.guide, raises=False)
     for rule in found:
-        print(f"{'yes' if rule.passed else 'NO ':<4}{rule.rule}{': ' if rule.found else ''}{rule.found}")
-    return 0 if all(rule.passed for rule in found) else 1
+        answer = "yes" if rule.passed else "NO" if rule.level == "must" else rule.level
+        print(f"{answer:<7}{rule.rule}{': ' if rule.found else ''}{rule.found}")
+    return endings.GOOD if all(rule.passed for rule in found) else endings.FAILED
 
 
-@app.command()
+@app.command(epilog=endings.STATUSES)
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A", help="A report folder, or a posterior (.nc) or reference (.npz).")],
     b: Annotated[Path, typer.Argument(metavar="B", help="The same; what A is held against.")],
 ) -> None:
     """Two posteriors against each other, in units of B's sd."""
+    from .draws_file import read_draws
     from .inference.compare import compare as hold
 
-    left, right = _draws(a, "A"), _draws(b, "B")
+    left, right = read_draws(a, "A"), read_draws(b, "B")
     try:
         found = hold(left, right)
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"A, B: '{a}' and '{b}' cannot be compared: {error}") from None
+    except Exception as error:  # the files are the user's, and what they hold can be anything
+        reason = str(error).split("\n", 1)[0][:200]
+        raise BadInput(f"A, B: '{a}' and '{b}' cannot be compared: {reason}") from None
     width = max(len(name) for name in found.mean_error_sd)
     print(f"{'unknown':<{width}}  mean error [sd]  sd ratio  W1 [sd]")
     for name, error in found.mean_error_sd.items():
@@ -252,29 +234,7 @@ def compare(
     print(found.summary)
 
 
-def _draws(path: Path, argument: str) -> Any:
-    """Read draws from a report folder, a posterior or a reference."""
-    from .folder import POSTERIOR
-    from .inference.reference import Reference
-
-    file = path / POSTERIOR if path.is_dir() else path
-    wrong = BadInput(f"{argument}: got '{path}', expected a report folder, a posterior (.nc) or a reference (.npz)")
-    if not file.is_file():
-        raise wrong
-    try:
-        if file.suffix == ".npz":
-            return Reference.load(file)
-        from xarray import load_datatree
-
-        tree = load_datatree(file, engine="h5netcdf")
-    except (ValueError, OSError, KeyError):
-        raise wrong from None
-    if "posterior" not in tree.children:
-        raise wrong
-    return tree
-
-
-app.command()(data)
+app.command(epilog=endings.STATUSES)(data)
 
 
 def certificates() -> dict[str, dict[str, Any]]:

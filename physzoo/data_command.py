@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .folder import BadInput
+from .folder import BadInput, disk_is_full, is_file, is_folder
 
 if TYPE_CHECKING:
     from .models.datasets import Splits
@@ -25,7 +27,10 @@ def data(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over an existing .npz of physzoo data.")] = False,
 ) -> None:
-    """A system's data in one .npz: training, validation, test, truths where they are known."""
+    """A system's data in one .npz.
+
+    The file holds training, validation and test data, with their truths where they are known.
+    """
     from .models.datasets import SYSTEMS
 
     # everything that can be refused is refused before the work
@@ -36,8 +41,8 @@ def data(
     chosen = SYSTEMS[name]
     if hold_out is not None and (chosen.hold_out is None or source is None):
         raise BadInput(f"--hold-out: got '{hold_out}' for {name}, expected it with locomotion and --source alone")
-    if source is not None and not source.exists():
-        raise BadInput(f"--source: got '{source}', which is not there, expected {chosen.original}")
+    if source is not None and not is_file(source) and not is_folder(source):
+        raise BadInput(f"--source: got '{source}', which is not there or no file, expected {chosen.original}")
     _check_target(out, force)
     try:
         if source is None:
@@ -46,33 +51,66 @@ def data(
             splits = chosen.hold_out(source, seed, hold_out)
         else:
             splits = chosen.read(source, seed)
-    except (ValueError, OSError) as error:
-        raise BadInput(f"--{error}" if str(error).startswith("source: ") else f"--source: {error}") from None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        splits.save(out)
-    except OSError as error:
-        raise BadInput(f"--out: got '{out}', expected a file that can be written ({error.strerror or error})") from None
+    except Exception as error:
+        if source is None:
+            raise  # no fault of the user's
+        # a hostile file makes readers raise anything
+        first = str(error).split("\n", 1)[0][:200]
+        told = (
+            first if isinstance(error, ValueError | OSError) else f"{type(error).__name__} while it was read: {first}"
+        )
+        raise BadInput(f"--{told}" if told.startswith("source: ") else f"--source: {told}") from None
+    splits.save(out)
     _tell(splits, chosen.title)
     print(f"written to {out}")
 
 
 def _check_target(out: Path, force: bool) -> None:
-    """Refuse a target that is another thing, or that would be written over."""
+    """Refuse a target that is another thing, that would be written over, or where nothing can be written."""
+    from .guides.atomic import replacing
     from .models.datasets import Splits
 
-    if out.suffix != ".npz" or out.is_dir():
+    if out.suffix != ".npz" or is_folder(out):
         raise BadInput(f"--out: got '{out}', expected a file name that ends in .npz")
-    if not out.exists():
-        return
-    if not force:
+    there = _there(out)
+    if there and not force:
         raise BadInput(f"--out: got '{out}', which is there already, expected a new file, or --force to write over it")
     try:
-        Splits.load(out)
-    except ValueError:
+        if there and not is_file(out):  # a pipe would be waited for
+            raise ValueError
+        if there:
+            Splits.load(out)
+    except Exception:
         raise BadInput(
             f"--out: got '{out}', not written by physzoo data, expected a new file: --force spares others"
         ) from None
+    missing = [folder for folder in out.parents if not _there(folder)]
+    try:
+        with replacing(out) as beside:
+            beside.touch()
+            raise _Writable
+    except _Writable:
+        pass
+    except (OSError, ValueError) as error:
+        if disk_is_full(error):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput(f"--out: got '{out}', expected a file that can be written ({reason})") from None
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+class _Writable(Exception):
+    """Ends a trial before anything is renamed."""
+
+
+def _there(path: Path) -> bool:
+    try:
+        return os.path.lexists(path)  # a link to nothing is something
+    except (OSError, ValueError):
+        return False
 
 
 def _tell(splits: Splits, title: str) -> None:

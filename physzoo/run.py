@@ -7,6 +7,7 @@ amortised: its guide learns from simulations, and calibration is checked over th
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, REPORTED, Folder
+from .endings import STEP
+from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, Folder
 from .guides.unconstrained import Whitening
 from .inference.calibrate import calibrate
 from .inference.calibration import Calibration
@@ -38,6 +40,7 @@ from .inference.posterior_sbc import posterior_sbc
 from .inference.reconstruction import Evaluation, evaluate
 from .inference.reference import Reference
 from .inference.stages import guide_last, physics_first
+from .models.registry import Animal
 from .references import confirm, disagreement, make_reference, read_reference
 from .task import Budget, RunOptions, Task, animal_named, build_task, fewer, settings_of
 
@@ -81,40 +84,41 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
     from .report import write_report
 
     options, clock = options or RunOptions(), Clock(say)
-    folder, task, whitening = _start(name, out, options, clock)
-    fitted, tree = _fit_and_draw(task, folder, clock)
-    budget = Budget.of(options.quick)
-    with clock("reference") as note:
-        reference = make_reference(task, budget, folder, whitening)
-        exact = reference.method == "closed form"
-        note(
-            reference.method
-            if exact
-            else f"{reference.method}, R-hat {reference.r_hat:.3f}, {reference.ess:.0f} effective draws"
-        )
-    confirmation = None
-    if task.recipe.nuts and whitening is not None:
-        with clock("nuts") as note:
-            confirmation = confirm(task, budget, whitening)
-            note(f"means within {disagreement(reference, confirmation):.1f} standard errors of the reference's")
-    with clock("compare") as note:
-        comparison = compare_with(task, tree, reference)
-        note(comparison.summary)
-        weights, shape = weights_of(tree)
-        corrected = compare_with(task, tree, reference, weights) if shape < USABLE else None
-    with clock("calibrate") as note:
-        calibration = check_calibration(task, budget)
-        note(calibration.verdict)
-    evaluation = None
-    if task.splits is not None:
-        with clock("evaluate") as note:
-            evaluation = evaluate_on_test(task)
-            note(f"test data: MAE {evaluation.mae:.4g}, sum of squares {evaluation.sum_of_squares:.4g}")
-    found = (tree, reference, confirmation, comparison, calibration)
-    result = Result(task, fitted, *found, clock.seconds, evaluation, corrected)
-    with clock("report") as note:
-        verdict = write_report(result, folder)
-        note(f"{folder.file('report.html')}")
+    with _claimed(name, out, options) as (animal, folder):
+        task, whitening = _start(animal, folder, options, clock)
+        fitted, tree = _fit_and_draw(task, folder, clock)
+        budget = Budget.of(options.quick)
+        with clock("reference") as note:
+            reference = make_reference(task, budget, folder, whitening)
+            exact = reference.method == "closed form"
+            note(
+                reference.method
+                if exact
+                else f"{reference.method}, R-hat {reference.r_hat:.3f}, {reference.ess:.0f} effective draws"
+            )
+        confirmation = None
+        if task.recipe.nuts and whitening is not None:
+            with clock("nuts") as note:
+                confirmation = confirm(task, budget, whitening)
+                note(f"means within {disagreement(reference, confirmation):.1f} standard errors of the reference's")
+        with clock("compare") as note:
+            comparison = compare_with(task, tree, reference)
+            note(comparison.summary)
+            weights, shape = weights_of(tree)
+            corrected = compare_with(task, tree, reference, weights) if shape < USABLE else None
+        with clock("calibrate") as note:
+            calibration = check_calibration(task, budget)
+            note(calibration.verdict)
+        evaluation = None
+        if task.splits is not None:
+            with clock("evaluate") as note:
+                evaluation = evaluate_on_test(task)
+                note(f"test data: MAE {evaluation.mae:.4g}, sum of squares {evaluation.sum_of_squares:.4g}")
+        found = (tree, reference, confirmation, comparison, calibration)
+        result = Result(task, fitted, *found, clock.seconds, evaluation, corrected)
+        with clock("report") as note:
+            verdict = write_report(result, folder)
+            note(f"{folder.file('report.html')}")
     say(verdict)
     return result
 
@@ -122,25 +126,30 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
 def fit_only(name: str, out: str | Path, options: RunOptions | None = None, say: Say = print) -> Result:
     """Fit an animal and draw its posterior; leaves settings, checkpoint and posterior, and no report."""
     options, clock = options or RunOptions(), Clock(say)
-    folder, task, _ = _start(name, out, options, clock)
-    fitted, tree = _fit_and_draw(task, folder, clock)
+    with _claimed(name, out, options) as (animal, folder):
+        task, _ = _start(animal, folder, options, clock)
+        fitted, tree = _fit_and_draw(task, folder, clock)
     return Result(task, fitted, tree, None, None, None, None, clock.seconds)
 
 
-def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tuple[Folder, Task, Whitening | None]:
+@contextmanager
+def _claimed(name: str, out: str | Path, options: RunOptions) -> Iterator[tuple[Animal, Folder]]:
+    """Hold the folder for this run alone."""
     animal = animal_named(name)
-    folder = Folder.claim(out, settings_of(animal, options), options.resume)
-    if options.resume and folder.file(CHECKPOINT).exists():
+    with Folder.claimed(out, settings_of(animal, options), options.resume, options.overwrite) as folder:
+        yield animal, folder
+
+
+def _start(animal: Animal, folder: Folder, options: RunOptions, clock: Clock) -> tuple[Task, Whitening | None]:
+    if folder.file(CHECKPOINT).exists():
         for file in (CHECKPOINT, FINISHED):  # damaged files are refused before any work is done
             if folder.file(file).exists():
-                load(folder.file(file))
+                folder.refuse_mixed(file, load(folder.file(file)).get("facts", {}))
         if folder.file(REFERENCE).is_file():
             read_reference(folder.file(REFERENCE))
     else:  # what is left of an older fit belongs to it
-        for file in (CHECKPOINT, FINISHED, REFERENCE, POSTERIOR):
+        for file in (FINISHED, REFERENCE):
             folder.file(file).unlink(missing_ok=True)
-    for file in REPORTED:  # they tell of a posterior that is drawn anew
-        folder.file(file).unlink(missing_ok=True)
     whitening = None
     if animal.recipe.encoder is None:
         with clock("laplace") as note:
@@ -151,7 +160,7 @@ def _start(name: str, out: str | Path, options: RunOptions, clock: Clock) -> tup
         count = sum(p.numel() for p in task.guide.parameters())
         unknowns = sum(math.prod(shape) for shape in task.shapes.values())
         note(f"{task.recipe.family}, {count} parameters for {unknowns} unknowns")
-    return folder, task, whitening
+    return task, whitening
 
 
 def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTree]:
@@ -171,6 +180,7 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         resume=options.resume,
         device=options.device,
         progress=options.progress,
+        facts=settings_of(task.animal, options),
     )
     if task.splits is not None:
         settings = replace(settings, warmup=0.02, max_skipped=10)
@@ -182,6 +192,7 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
             note(_steps_and_loss(physics_first(task.model, task.guide, start, settings)))
     with clock("fit") as note:
         fitted = fit(task.model, task.guide, source, objective_of(task), settings)
+        _kept(folder.file(CHECKPOINT), fitted)
         note(_steps_and_loss(fitted))
     if training is not None and training.finish is not None:
         task.model.to("cpu")
@@ -189,7 +200,9 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         with clock("finish") as note:
             finish, given = fewer_steps(training.finish, options.quick), unobserved(task.model, task.data)
             last = replace(settings, checkpoint=folder.file(FINISHED), checkpoint_every=max(1, finish["steps"] // 5))
-            note(_steps_and_loss(guide_last(task.model, task.guide, finish, last, given, seen)))
+            finished = guide_last(task.model, task.guide, finish, last, given, seen)
+            _kept(folder.file(FINISHED), finished)
+            note(_steps_and_loss(finished))
     task.model.to("cpu")
     task.guide.to("cpu")
     with clock("posterior") as note:
@@ -202,6 +215,16 @@ def _fit_and_draw(task: Task, folder: Folder, clock: Clock) -> tuple[Fit, DataTr
         folder.write_tree(POSTERIOR, tree)
         note(f"{budget.draws} draws")
     return fitted, tree
+
+
+def _kept(path: Path, fitted: Fit) -> None:
+    """Refuse to go on from a fit whose last state could not be stored: what would be made of it belongs to no checkpoint.
+
+    Raises:
+        OSError: the last checkpoint is of an earlier step.
+    """
+    if not path.is_file() or load(path)["step"] != fitted.steps:
+        raise OSError(errno.ENOSPC, "No room for the last checkpoint", str(path))
 
 
 def _simulations(task: Task, clock: Clock) -> Source:
@@ -300,6 +323,10 @@ class Clock:
         """Time a step; the yielded function takes what is to be said about it."""
         words: list[str] = []
         started = time.perf_counter()
-        yield words.append
+        try:
+            yield words.append
+        except BaseException as error:
+            error.add_note(f"{STEP}'{step}'")
+            raise
         self.seconds[step] = time.perf_counter() - started
         self.say(f"{step:<10} {self.seconds[step]:6.1f} s   {' '.join(words)}")

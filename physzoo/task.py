@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .folder import CHECKPOINT, FINISHED, BadInput, Folder
+from .folder import CHECKPOINT, FINISHED, POSTERIOR, BadInput, Folder, is_file, posterior_settings
 from .guides.amortize import amortize
 from .guides.amortized_guide import AmortizedGuide
 from .guides.cleansing import CleansingGuide, cleansing_guide
@@ -38,6 +38,7 @@ class RunOptions:
         quick: a tenth of the steps and few draws, to see whether everything works; not to be judged by.
         resume: go on with what an interrupted run left in the folder.
         progress: show bars.
+        overwrite: start anew in a folder that holds a run, which goes.
     """
 
     guide: str | None = None
@@ -47,12 +48,15 @@ class RunOptions:
     quick: bool = False
     resume: bool = False
     progress: bool = True
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.guide is not None and self.guide not in (*FAMILIES, OWN):
             raise BadInput(f"--guide: got '{self.guide}', expected one of {', '.join(FAMILIES)}")
-        if self.steps is not None and self.steps < 1:
-            raise BadInput(f"--steps: got {self.steps}, expected at least 1")
+        if self.steps is not None and not 1 <= self.steps < 2**31:
+            raise BadInput(f"--steps: got {self.steps}, expected a number of at least 1 and below {2**31}")
+        if self.resume and self.overwrite:
+            raise BadInput("--overwrite: got it together with --resume, expected one of the two")
         if not 0 <= self.seed < 2**31:
             raise BadInput(f"--seed: got {self.seed}, expected a number from 0 to {2**31 - 1}")
         if self.device is not None:
@@ -60,6 +64,10 @@ class RunOptions:
                 check_device(self.device)
             except ValueError as error:
                 raise BadInput(f"--{error}") from None
+            if torch.device(self.device).type == "meta":
+                raise BadInput(
+                    f"--device: got '{self.device}', which holds no numbers, expected 'cpu' or one that does"
+                )
 
 
 @dataclass(frozen=True)
@@ -210,7 +218,7 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
     """
     folder = Folder.open(path, "DIR")
     found = folder.settings()
-    if not folder.file(CHECKPOINT).is_file():
+    if not is_file(folder.file(CHECKPOINT)):
         raise BadInput(f"DIR: got '{path}', a run without checkpoint, expected one whose fit is done")
     kinds = {"guide": str, "steps": int, "seed": int, "quick": bool}
     wrong = [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]
@@ -223,11 +231,13 @@ def restore(path: str | Path, progress: bool = True) -> tuple[Folder, Task]:
     last, steps = CHECKPOINT, found["steps"]
     if animal.last_steps:
         last, steps = FINISHED, fewer(animal.last_steps, found["quick"])
-    state = load(folder.file(last)) if folder.file(last).is_file() else {}
+    state = load(folder.file(last)) if is_file(folder.file(last)) else {}
     if state.get("stopped") != "early" and state.get("step", 0) < steps:
         raise BadInput(
             f"DIR: got '{path}', a run whose fit is not done, expected a fit that --resume has brought to its end"
         )
+    folder.refuse_mixed(last, state.get("facts", {}))
+    folder.refuse_mixed(POSTERIOR, posterior_settings(folder.file(POSTERIOR)))
     # the steps in the settings are those of the run, quick or not
     task = replace(build_task(animal, options, None, 0), options=replace(options, quick=bool(found["quick"])))
     try:

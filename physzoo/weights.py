@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .folder import plain
+from .folder import is_file, plain
 from .guides.atomic import replacing
+from .guides.require import shown
 from .task import RunOptions, Task, animal_named, build_task
 
 
@@ -59,8 +61,10 @@ def load(name: str, path: str | Path | None = None) -> Trained:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if path is not None and not isinstance(path, str | Path):
+        raise TypeError(f"path: got {shown(path)}, expected the path of a file")
     file = _folder() / f"{name}.safetensors" if path is None else Path(path)
-    if not file.is_file():
+    if not is_file(file):
         known = ", ".join(available()) or "none"
         raise ValueError(f"name: got '{name}' without weights at '{file.name}', expected one of {known}")
     task = build_task(animal_named(name), RunOptions(progress=False), None, 0)
@@ -69,17 +73,30 @@ def load(name: str, path: str | Path | None = None) -> Trained:
         for part, module in (("model", task.model), ("guide", task.guide)):
             state = {key.removeprefix(f"{part}/"): v for key, v in tensors.items() if key.startswith(f"{part}/")}
             module.load_state_dict(state)
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError, OSError, ValueError, MemoryError) as error:
         reason = str(error).split("\n", 1)[0][:160]
         raise ValueError(f"path: got '{file}', expected weights of {name} as physzoo writes them ({reason})") from None
-    beside = file.with_suffix(".json")
-    facts = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-    return Trained(name, task.model.eval(), task.guide.eval(), facts)
+    return Trained(name, task.model.eval(), task.guide.eval(), _facts(file.with_suffix(".json")))
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    """Return what stands beside the weights; nothing where the file is missing."""
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8")) if is_file(file) else {}
+    except (OSError, ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise ValueError(f"path: got '{file}', which is damaged, expected the facts of the weights beside it")
+    return facts
 
 
 def save(task: Task, facts: Mapping[str, Any], folder: str | Path | None = None) -> Path:
-    """Write weights and facts of a fitted task, both to the side and renamed; return the path of the weights."""
-    from safetensors.torch import save_file
+    """Write weights and facts of a fitted task, both to the side and renamed; return the path of the weights.
+
+    Raises:
+        OSError: a file could not be written; what stood there is left as it was.
+    """
+    from safetensors.torch import save as packed
 
     target = _folder() if folder is None else Path(folder)
     tensors = {
@@ -89,12 +106,11 @@ def save(task: Task, facts: Mapping[str, Any], folder: str | Path | None = None)
     }
     tensors = {key: value.float() if value.dtype == torch.float64 else value for key, value in tensors.items()}
     path = target / f"{task.animal.name}.safetensors"
-    for file, write in (
-        (path, lambda beside: save_file(tensors, beside)),
-        (path.with_suffix(".json"), lambda beside: beside.write_text(json.dumps(plain(facts), indent=2) + "\n")),
-    ):
-        with replacing(file) as beside:
-            write(beside)
+    written = {path.with_suffix(".json"): (json.dumps(plain(facts), indent=2) + "\n").encode(), path: packed(tensors)}
+    with ExitStack() as stack:
+        for file, content in written.items():  # both are on the disk before either is renamed
+            beside = stack.enter_context(replacing(file))
+            beside.write_bytes(content)
             beside.chmod(0o644)
     return path
 

@@ -169,7 +169,13 @@ def test_a_new_fit_takes_away_what_was_said_of_the_old_one(fitted: Path, tmp_pat
     shutil.copytree(fitted, folder)
     for name in ("report.json", "report.html", "calibration.json", "calibration.png"):
         (folder / name).write_text("of the old fit")
-    assert physzoo("fit", "linear_gaussian", "--out", folder, "--quick", "--seed", "3").returncode == 0
+    (folder / "report.json").write_text('{"files": ["pairs.png", "../thesis.png", "checkpoint.pt"]}')
+    (folder / "pairs.png").write_text("of the old fit")
+    (tmp_path / "thesis.png").write_text("mine")
+    line = ("fit", "linear_gaussian", "--out", folder, "--quick", "--seed", "3")
+    refused(physzoo(*line), "--overwrite", "--resume")
+    assert physzoo(*line, "--overwrite").returncode == 0
+    assert (tmp_path / "thesis.png").exists()
     assert set(contents(folder)) == {"settings.json", "checkpoint.pt", "posterior.nc"}
 
 
@@ -285,7 +291,7 @@ def test_run_and_fit_offer_the_same_options() -> None:
         for command in ("run", "fit")
     ]
     assert options[0] == options[1]
-    assert {"--out", "--guide", "--steps", "--seed", "--device", "--quick", "--resume"} <= set(options[0])
+    assert {"--guide", "--steps", "--seed", "--device", "--quick", "--resume", "--overwrite"} <= set(options[0])
 
 
 def test_compare_with_itself_finds_nothing(fitted: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import arviz as az
 import numpy as np
 import pyro
@@ -258,18 +256,6 @@ def test_unconstrained_vector_goes_there_and_back_with_its_jacobian():
     exact = torch.distributions.MultivariateNormal(mean, covariance).log_prob(x) + MODEL.log_evidence(Y)
     torch.testing.assert_close(latents.log_density(MODEL, x, {"y": Y}), exact)
     torch.testing.assert_close(latents.log_density(MODEL, x[0], {"y": Y}), exact[0])
-
-
-@pytest.mark.parametrize(("family", "limit"), [("full", 0.010), ("spline", 0.050)])
-def test_a_thousand_draws_for_new_data_cost_milliseconds(family, limit):
-    guide = amortize(MODEL, "mlp", family, example={"y": Y})
-    times = []
-    for _ in range(7):
-        start = time.perf_counter()
-        draws = sample(guide, {"y": Y}, 1000)
-        times.append(time.perf_counter() - start)
-    assert draws["z"].shape == (1000, 2)
-    assert min(times) < limit
 
 
 def test_sampling_without_the_model_agrees_with_the_full_posterior():

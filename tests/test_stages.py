@@ -46,13 +46,14 @@ def test_the_finished_guide_is_restored(folder: Path) -> None:
 
 
 def test_resuming_a_done_run_changes_nothing(folder: Path) -> None:
-    before = (folder / FINISHED).read_bytes()
+    before = load(folder / FINISHED)
     options = RunOptions(steps=30, quick=True, resume=True, progress=False)
     said: list[str] = []
     task = fit_only(folder.name, folder, options, say=said.append).task
-    after = load(folder / FINISHED)["modules"]["guide"]
-    assert all(torch.equal(value, after[name]) for name, value in task.guide.state_dict().items())
-    assert len(before) == len((folder / FINISHED).read_bytes())
+    after = load(folder / FINISHED)
+    assert all(torch.equal(value, after["modules"]["guide"][name]) for name, value in task.guide.state_dict().items())
+    assert (before["step"], before["facts"]) == (after["step"], after["facts"])
+    assert torch.equal(before["losses"], after["losses"])
     assert any(line.startswith("finish") for line in said)
 
 

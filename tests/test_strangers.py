@@ -134,11 +134,13 @@ REFUSED = {
         ),
         "no bijection",
     ),
-    "moving support": (
-        lambda y=None: pyro.sample("y", dist.Normal(pyro.sample("u", dist.Uniform(0.0, 1e-9 * one_prior().exp())), 1.0).expand([3]).to_event(1), obs=y),
-        "depends on other unknowns",
-    ),
+    "moving support": (lambda y=None: moving(y), "depends on other unknowns"),
 }  # fmt: skip
+
+
+def moving(y=None):
+    u = pyro.sample("u", dist.Uniform(0.0, 1e-9 * one_prior().exp()))
+    return pyro.sample("y", dist.Normal(u, 1.0).expand([3]).to_event(1), obs=y)
 
 
 def one_prior() -> Tensor:

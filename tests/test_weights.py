@@ -1,5 +1,6 @@
 """Trained weights: what is loaded is what was saved, nothing is unpickled, and a foreign file is refused in one sentence."""
 
+import os
 import pickle
 
 import pytest
@@ -54,3 +55,41 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"name: got 'pendulum' without weights at 'none.safetensors'"):
         physzoo.load("pendulum", tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, "\0"])
+def test_broken_facts_beside_the_weights_are_named(path, tmp_path, text):
+    copied = tmp_path / path.name
+    copied.write_bytes(path.read_bytes())
+    copied.with_suffix(".json").write_text(text)
+    with pytest.raises(ValueError, match=r"path: got '.*json', which is damaged"):
+        physzoo.load("advection_diffusion", copied)
+
+
+def test_what_is_no_path_is_refused():
+    with pytest.raises(TypeError, match="path: got 3"):
+        physzoo.load("pendulum", 3)
+    with pytest.raises(ValueError, match="name: got 'pendulum' without weights"):
+        physzoo.load("pendulum", "x" * 300 + ".safetensors")
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_weights_and_facts_are_new_together_or_not_at_all(task, path, tmp_path, monkeypatch, at):
+    folder = path.parent
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    count, flush = [0], os.fsync
+
+    def full(descriptor):
+        count[0] += 1
+        if count[0] == at:
+            raise OSError(28, "No space left on device")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    if at <= 2:
+        with pytest.raises(OSError, match="No space"):
+            save(task, {"command": "another"}, folder)
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    else:
+        save(task, {"command": "a test", "seed": 3}, folder)
+        assert count[0] == 2

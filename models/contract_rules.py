@@ -1,0 +1,306 @@
+"""The rules of the contract: each takes a model with its data and says what breaks it, or "" where it holds."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..guides import amortize
+from ..guides.nodes import nodes
+from ..guides.sites import (
+    latent_sites,
+    observed_sites,
+    outer_plates,
+    plate_nesting,
+    prototype,
+    repeated,
+    seeded,
+    simulate,
+    unchecked,
+)
+
+SOLVERS = ("solve", "residual", "branches", "incomplete")  # what a model may ask its problem for
+VANISHES = 1e-8  # a residual at the solution, of its size at states that are no solution
+STEP = 1e-5  # of a directional derivative, of the unknown's own size
+
+
+class NotChecked(Exception):
+    """A rule cannot be looked at because another is broken."""
+
+
+class Subject:
+    """A model with one data set and a guide; what is found on the way is kept for the next rule."""
+
+    def __init__(self, model: Callable[..., Any], data: Mapping[str, Any], guide: Callable[..., Any] | None) -> None:
+        self.model, self.data, self._guide = model, data, guide
+        self._failed: set[str] = set()
+
+    @property
+    def trace(self) -> poutine.Trace:
+        """A run of the model under its prior."""
+        return self._once("the model does not run", lambda: self._trace)
+
+    @property
+    def guide(self) -> Callable[..., Any]:
+        """The guide that was given, or one that is built."""
+        return self._once("no guide could be built", lambda: self._built)
+
+    @cached_property
+    def _trace(self) -> poutine.Trace:
+        return prototype(self.model, self.data)
+
+    @cached_property
+    def _built(self) -> Callable[..., Any]:
+        if self._guide is not None:
+            return self._guide
+        _ = self.trace
+        return amortize(self.model, None, "full", example=self.data)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The arguments that are not the value of an observed site: covariates, times, masks."""
+        sites = nodes(self.trace)
+        return {n: v for n, v in self.data.items() if n not in sites or not sites[n].get("is_observed")}
+
+    @property
+    def observed(self) -> dict[str, Tensor]:
+        """The data that are the value of an observed site."""
+        sites = observed_sites(self.trace)
+        return {name: value for name, value in self.data.items() if name in sites and isinstance(value, Tensor)}
+
+    @property
+    def problem(self) -> Any:
+        """The model's equation, where it has one."""
+        return getattr(self.model, "problem", None)
+
+    def _once(self, reason: str, make: Callable[[], Any]) -> Any:
+        """Return what is made, or raise what went wrong: the first time as it is, later as the reason."""
+        if reason in self._failed:
+            raise NotChecked(reason)
+        try:
+            return make()
+        except NotChecked:
+            raise
+        except (Exception, SystemExit):
+            self._failed.add(reason)
+            raise
+
+
+def runs(subject: Subject) -> str:
+    """The model can be traced on the data, and has latent sites."""
+    latent_sites(subject.trace)
+    return ""
+
+
+def finite(subject: Subject) -> str:
+    """The log density of every site is finite at a prior draw."""
+    trace = subject.trace
+    trace.compute_log_prob()
+    for name, site in nodes(trace).items():
+        if site["type"] == "sample" and not torch.isfinite(site["log_prob"]).all():
+            return f"site '{name}' has a log density that is not finite"
+    return ""
+
+
+def same_sites(subject: Subject) -> str:
+    """The guide has the model's latent sites, draws inside their supports, and has no others."""
+    sites = latent_sites(subject.trace)
+    drawn = nodes(prototype(subject.guide, subject.data))
+    for name, site in sites.items():
+        if name not in drawn:
+            return f"the guide has no site '{name}'"
+        if not site["fn"].support.check(drawn[name]["value"]).all():
+            return f"the guide draws site '{name}' outside its support"
+    extra = [
+        name
+        for name, site in drawn.items()
+        if site["type"] == "sample"
+        and name not in sites
+        and not site["infer"].get("is_auxiliary")
+        and not site["infer"].get("_deterministic")
+    ]
+    return f"the guide has sites that the model lacks: {', '.join(extra)}" if extra else ""
+
+
+def batch_shapes(subject: Subject) -> str:
+    """Particles and data sets are plates around the model, and every observed site keeps them apart."""
+    nesting = plate_nesting(subject.trace)
+    shapes = {name: site["value"].shape for name, site in observed_sites(subject.trace).items()}
+    batch = repeated(subject.data, 3)
+    with seeded(0), torch.no_grad(), outer_plates(nesting, 5, 3):
+        drawn = poutine.trace(subject.model).get_trace(**batch)
+        drawn.compute_log_prob()
+    for name, shape in shapes.items():
+        log_prob = nodes(drawn)[name]["log_prob"]
+        if tuple(log_prob.shape[: log_prob.ndim - nesting]) != (5, 3):
+            got, own = tuple(log_prob.shape), tuple(shape)
+            return f"site '{name}' has log density of shape {got} for 5 particles and 3 data sets of shape {own}"
+    return ""
+
+
+def precisions(subject: Subject) -> str:
+    """A module in float32 is float32 throughout, and one in float64 float64; of a function only its data tell."""
+    _ = subject.trace
+    if not isinstance(subject.model, nn.Module):
+        return ""
+    for dtype in (torch.float32, torch.float64):
+        trace = prototype(copy.deepcopy(subject.model).to(dtype), _converted(subject.data, dtype))
+        for name, site in nodes(trace).items():
+            value = site["value"] if site["type"] == "sample" else None
+            if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != dtype and value.numel():
+                return f"site '{name}' is {value.dtype} in a model of {dtype}"
+    return ""
+
+
+def _converted(data: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {n: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for n, v in data.items()}
+
+
+def gradients(subject: Subject) -> str:
+    """The loss of a draw has a gradient in every parameter of model and guide."""
+    guide, data = subject.guide, subject.data
+    with seeded(0):
+        guide_trace = poutine.trace(guide).get_trace(**data)
+        model_trace = poutine.trace(poutine.replay(subject.model, trace=guide_trace)).get_trace(**data)
+    loss = torch.as_tensor(guide_trace.log_prob_sum() - model_trace.log_prob_sum())
+    parts = [part for part in (subject.model, guide) if isinstance(part, nn.Module)]
+    named = {name: p for part in parts for name, p in part.named_parameters() if p.requires_grad}
+    for trace in (model_trace, guide_trace):  # those of functions, by pyro.param
+        for name, site in nodes(trace).items():
+            if site["type"] == "param" and not any(site["value"] is p for p in named.values()):
+                free = site["value"].unconstrained() if hasattr(site["value"], "unconstrained") else site["value"]
+                named |= {} if any(free is p for p in named.values()) or not free.requires_grad else {name: free}
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True) if named else []
+    missing = [name for name, gradient in zip(named, found, strict=True) if gradient is None]
+    return f"no gradient reaches {', '.join(missing)}" if missing else ""
+
+
+def reproducible(subject: Subject) -> str:
+    """Draws depend on the seed and on nothing else."""
+    first, second, third = (simulate(subject.model, 4, subject.given, seed) for seed in (1, 1, 2))
+    for name, value in first.items():
+        if not torch.equal(value.nan_to_num(), second[name].nan_to_num()):
+            return f"site '{name}' differs between two runs of one seed"
+    if all(torch.equal(value.nan_to_num(), third[name].nan_to_num()) for name, value in first.items()):
+        return "two seeds give the same draws"
+    return ""
+
+
+def round_trip(subject: Subject) -> str:
+    """State that is taken out and loaded again changes nothing."""
+    for part in (subject.model, subject.guide):
+        if not isinstance(part, nn.Module):
+            continue
+        state = {n: v.clone() if isinstance(v, Tensor) else copy.deepcopy(v) for n, v in part.state_dict().items()}
+        before = prototype(part, subject.data, seed=3)
+        part.load_state_dict(state)
+        after = prototype(part, subject.data, seed=3)
+        for name, site in nodes(before).items():
+            if site["type"] == "sample" and not torch.equal(site["value"], nodes(after)[name]["value"]):
+                return f"site '{name}' of {type(part).__name__} changes when its state is loaded again"
+    return ""
+
+
+def takes_mask(subject: Subject) -> str:
+    """The model has an argument ``mask``, so that data can be missing."""
+    return "" if _has_mask(subject.model) else "the model takes no argument 'mask': data cannot be missing"
+
+
+def mask_hides(subject: Subject) -> str:
+    """What is masked counts for nothing; holds where no mask is taken."""
+    observed = subject.observed
+    if not _has_mask(subject.model) or not observed:
+        return ""
+    hidden = {n: torch.full_like(v, torch.nan) for n, v in observed.items() if v.is_floating_point()}
+    mask = torch.zeros_like(next(iter(observed.values())), dtype=torch.bool)
+    trace = prototype(subject.model, {**subject.data, **hidden, "mask": mask})
+    with unchecked():  # what is hidden is in no support
+        trace.compute_log_prob(lambda name, _: name in observed)
+    for name in observed:
+        if not (nodes(trace)[name]["log_prob"] == 0).all():
+            return f"site '{name}' counts data that are masked"
+    return ""
+
+
+def _has_mask(model: Callable[..., Any]) -> bool:
+    run = model.forward if isinstance(model, nn.Module) else model
+    try:
+        return "mask" in inspect.signature(run).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def physics(subject: Subject) -> str:
+    """Check the model's ``problem``: directional derivatives, adjoint, vanishing residual, at one prior draw."""
+    if subject.problem is None:
+        return ""
+    _ = subject.trace
+    asked, unknowns = _unknowns(subject)
+    problem = subject.problem.alone() if asked == "incomplete" else subject.problem
+    single = isinstance(unknowns, Tensor)
+    names = [""] if single else list(unknowns)
+    points = [unknowns] if single else list(unknowns.values())
+
+    def gathered(values: Any) -> Any:
+        return values[0] if single else dict(zip(names, values, strict=True))
+
+    points = [p.detach().double().requires_grad_() for p in points]
+    u = problem.solve(gathered(points))
+    with seeded(1):
+        cotangent = torch.randn_like(u)
+        directions = [torch.randn_like(p) * _size(p) for p in points]
+        elsewhere = u.detach() + torch.randn_like(u) * _size(u)
+    slopes = torch.autograd.grad(u, points, cotangent)
+    with torch.no_grad():
+        ahead = problem.solve(gathered([p + STEP * d for p, d in zip(points, directions, strict=True)]))
+        behind = problem.solve(gathered([p - STEP * d for p, d in zip(points, directions, strict=True)]))
+        tangent = (ahead - behind) / (2 * STEP)
+        left = (tangent * cotangent).sum()
+        right = torch.stack([(g * d).sum() for g, d in zip(slopes, directions, strict=True)]).sum()
+        if not torch.isclose(left, right, rtol=1e-5, atol=1e-7 * float(tangent.norm() * cotangent.norm())):
+            return f"<J dz, g> = {left.item():.10g} but <dz, J'g> = {right.item():.10g}"
+        here, there = (problem.residual(state, gathered(points)).abs().max() for state in (u, elsewhere))
+    if not float(here) <= VANISHES * float(there):
+        return f"the residual at the solution is {float(here):.2g}, expected 0 beside {float(there):.2g} elsewhere"
+    return ""
+
+
+def _size(value: Tensor) -> Tensor:
+    """Return the size of every entry in its own unit; of an entry that is small or zero that of the others, else 1."""
+    size = value.detach().abs()
+    largest = size.max() if size.numel() and float(size.max()) > 0 else torch.ones_like(size.sum())
+    return size.clamp_min(1e-3 * largest)
+
+
+def _unknowns(subject: Subject) -> tuple[str, Any]:
+    """Record what the model asks of its problem in one run, the completed equation of a grey box before its physics alone."""
+    problem = subject.problem
+    seen: list[tuple[str, Any]] = []
+    originals = {name: getattr(problem, name) for name in SOLVERS if hasattr(problem, name)}
+
+    def recording(name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            seen.append((name, kwargs["z"] if "z" in kwargs else args[-1] if name == "residual" else args[0]))
+            return originals[name](*args, **kwargs)
+
+        return call
+
+    replaced = []
+    try:
+        for name in originals:
+            object.__setattr__(problem, name, recording(name))  # also of a frozen one
+            replaced.append(name)
+        prototype(subject.model, subject.data)
+    finally:
+        for name in replaced:
+            object.__delattr__(problem, name)
+    if not seen:
+        raise ValueError("model: its problem is neither solved nor asked for a residual")
+    return min(seen, key=lambda call: call[0] == "incomplete")
