@@ -42,7 +42,7 @@ def test_a_gaussian_at_the_mode_with_its_weights_is_the_posterior_or_says_that_i
     if k_hat < 0.7 and case.name != "tails that the data leave":  # whose draws do not reach where k-hat would grow
         assert trial.judged(posterior_of(tree), 1 / float((weights**2).sum()), weights).verdict == "right"
     assert set(tree["log_likelihood"].data_vars) <= set(case.data)
-    if "az.loo" not in case.refused_by:
+    if "az.loo" not in case.refused_by and case.name not in WIDE:
         for name in tree["log_likelihood"].data_vars:
             assert np.isfinite(az.loo(tree, var_name=name).elpd)
 
