@@ -12,8 +12,19 @@ from torch import Tensor
 
 from .arguments import CAUSES
 from .require import shown
-from .sites import Data, latent_sites, outer_plates, plate_nesting, prototype, repeated, seeded, unchecked, unregistered
-from .traces import samples, site_log_probs, trace_of
+from .sites import (
+    Data,
+    derived_values,
+    latent_sites,
+    outer_plates,
+    plate_nesting,
+    prototype,
+    repeated,
+    seeded,
+    unchecked,
+    unregistered,
+)
+from .traces import derived_sites, samples, site_log_probs, trace_of
 
 TOLERANCE = 1e-3  # of a log density, relative: rounding of single precision, error of adaptive solvers
 
@@ -77,6 +88,7 @@ def check_batches(
         with seeded(0), torch.no_grad(), poutine.block(), unchecked(), outer_plates(*plates):
             together = trace_of(poutine.condition(model, data=latents), given)
         terms = site_log_probs(together, nesting)
+        derived = _derived(together, traces, rows)
     except ArithmeticError:
         return  # a solver that fails for one of the draws: no matter of shapes
     except CAUSES as error:
@@ -87,6 +99,7 @@ def check_batches(
         ) from None
     try:
         _compare(alone, rows, terms, datasets)
+        _compare_derived(derived, traces, rows)
     except ValueError:
         if _repeatable(model, data, traces[0], alone[0], nesting):
             raise
@@ -122,6 +135,21 @@ def _compare(alone: list[dict[str, Tensor]], rows: list[int], terms: Mapping[str
                 f"model: site '{name}' has log density {float(got[at]):.6g} in a batch of {len(rows)} "
                 f"{'data sets' if datasets else 'draws'} and {float(want[at]):.6g} alone, expected the same: operations must "
                 "broadcast over leading dimensions (z[..., None], torch.stack(..., -1), y.shape[-1])"
+            )
+
+
+def _derived(together: poutine.Trace, traces: Sequence[poutine.Trace], rows: list[int]) -> dict[str, Tensor]:
+    shapes = {name: tuple(site["value"].shape) for name, site in derived_sites(traces[0]).items()}
+    return derived_values(together, shapes, (len(rows),))
+
+
+def _compare_derived(found: Mapping[str, Tensor], traces: Sequence[poutine.Trace], rows: list[int]) -> None:
+    for name, values in found.items():
+        alone = torch.stack([derived_sites(traces[row])[name]["value"] for row in rows])
+        if not torch.allclose(values.double(), alone.double(), rtol=TOLERANCE, atol=0.0, equal_nan=True):
+            raise ValueError(
+                f"model: derived quantity '{name}' has other values in a batch of {len(rows)} than alone, expected the same: "
+                "operations must broadcast over leading dimensions (x.sum(-1), not x.sum())"
             )
 
 

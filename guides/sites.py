@@ -185,7 +185,7 @@ def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
             )
         if site["fn"].support.is_discrete:
             raise ValueError(
-                f"model: latent site '{name}' is discrete, expected continuous sites: sum it out, e.g. with "
+                f"model: latent site '{name}' is discrete, expected data for it, or continuous unknowns: sum it out, e.g. with "
                 "MixtureSameFamily (fit alone also takes enumerated sites, with pyro.infer.TraceEnum_ELBO)"
             )
     return sites

@@ -90,7 +90,6 @@ def checked(
     dropped: int = 0,
     failed: int = 0,
     reason: str = "",
-    stacklevel: int = 2,
 ) -> Calibration:
     """Do what ``calibrate_draws`` does; of the dropped data sets ``failed`` are told in its warning, with a reason."""
     real("alpha", alpha, 0.0, 1.0, "a level between 0 and 1")
@@ -111,7 +110,7 @@ def checked(
         raise ValueError(
             f"draws: got {lost + failed} of {total} data sets whose fit failed or has numbers that are not finite, expected few{why}"
         )
-    _warn(int(kept.sum()), lost + failed, total, reason, stacklevel + 1)
+    _warn(int(kept.sum()), lost + failed, total, reason)
     flat_truths, flat_draws = flat_truths[kept], flat_draws[:, kept]
     free_truths, free_draws = (_inside(part) for part in (space[0][kept], space[1][:, kept]))
     pairs = {name: (None if t is None else t[kept], d[:, kept]) for name, (t, d) in pairs.items()}
@@ -163,7 +162,7 @@ def _inside(values: Array) -> Array:
     return np.clip(values, low, high)
 
 
-def _warn(kept: int, lost: int, total: int, reason: str, stacklevel: int) -> None:
+def _warn(kept: int, lost: int, total: int, reason: str) -> None:
     """Warn once of what keeps a pass from meaning anything, and of data sets that are missing."""
     texts = []
     if lost:
@@ -175,7 +174,7 @@ def _warn(kept: int, lost: int, total: int, reason: str, stacklevel: int) -> Non
             f"datasets: got {kept}, expected at least {ENOUGH}: fewer reject only what is far off; raise datasets="
         )
     if texts:
-        warn("; ".join(texts), stacklevel + 1)
+        warn("; ".join(texts))
 
 
 def _spread(log_likelihood: Array) -> float:

@@ -61,17 +61,31 @@ def count(data: Data) -> int:
     return next(iter(sizes.values()))
 
 
-def check_guide(trace: poutine.Trace, sites: Mapping[str, Mapping[str, Any]]) -> None:
+def check_guide(trace: poutine.Trace, sites: Mapping[str, Mapping[str, Any]], points: bool = False) -> None:
     """Refuse a guide that does not draw the latent sites of a model as the model has them.
 
     Args:
         trace: of the guide, on the arguments of one data set.
         sites: the model's latent sites, name to site of a trace.
+        points: whether the guide may be a point estimate, as AutoDelta.
 
     Raises:
-        ValueError: a site is missing, has another shape, or is drawn outside its support or as no number.
+        ValueError: a site is missing, one of the guide's own, has another shape, or is drawn outside its support, as no number
+            or as a point.
     """
     drawn = dict(samples(trace))
+    own_sites = [
+        n for n, s in drawn.items() if n not in sites and not s["infer"].get("is_auxiliary") and not s["is_observed"]
+    ]
+    if own_sites:
+        raise ValueError(
+            f"guide: got site '{own_sites[0]}', which the model has not, expected the model's sites (a site that helps to draw "
+            "these takes infer={'is_auxiliary': True})"
+        )
+    if not points and all(type(site["fn"]).__name__ == "Delta" for site in drawn.values()):
+        raise ValueError(
+            "guide: draws points alone (Delta sites), expected a distribution; a mode with its curvature is what laplace finds"
+        )
     missing = [name for name in sites if name not in drawn]
     if missing:
         raise ValueError(

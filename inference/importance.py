@@ -187,7 +187,9 @@ def importance_resample(tree: DataTree, draws: int | None = None, *, seed: int =
     effective = 1 / float(np.square(weights).sum())
     warn_of_weights(shape, "tree")
     if shape < USABLE and effective < FEWEST_OF_USE and (draws is None or draws > effective):
-        warn(f"tree: got draws worth {effective:.0f}, expected at least {FEWEST_OF_USE}: draw more by posterior(draws=...)")
+        warn(
+            f"tree: got draws worth {effective:.0f}, expected at least {FEWEST_OF_USE}: draw more by posterior(draws=...)"
+        )
     count = max(1, int(effective + _EQUAL)) if draws is None else draws
     rows = _stratified(weights, count, np.random.default_rng(seed))
     sizes = dict(tree["sample_stats"].sizes)

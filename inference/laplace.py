@@ -15,6 +15,7 @@ from ..guides.sites import Data, seeded, simulate, unchecked
 from ..guides.unconstrained import Whitening
 from .arrays import no_density
 from .ascent import ascend
+from .gradient_check import check_gradients
 from .latents import Latents
 from .precision import in_double, workable
 from .reference import limited
@@ -90,7 +91,6 @@ def _check_mode(slope: float) -> None:
     if slope > SAME:
         warn(
             f"laplace: got a slope of {slope:.2g} a standard deviation at the highest point, expected none; more starts=",
-            3,
         )
 
 
@@ -183,6 +183,7 @@ def _tops(model: Callable[..., Any], data: Data, starts: int, climbers: int, can
     seed_number(seed)
     model, data = in_double(model, data)
     sites = Latents(model, data)
+    check_gradients(model, data)
     with seeded(seed):
         given = {k: v for k, v in data.items() if k not in sites.observed and k != "mask"}
         draws, _ = sites.flatten(simulate(model, candidates, given, nesting=sites.nesting))

@@ -34,8 +34,9 @@ from .fit_support import (
     refuse_replaced_subsamples,
     set_rates,
 )
+from .gradient_check import check_gradients
 from .guard import NOTHING_FOUND, NonFiniteError, diagnose, sound
-from .objectives import Batch, Objective
+from .objectives import ELBO, Batch, Objective
 from .options import FitOptions
 from .parameters import Parameters
 from .rejected import RejectedError
@@ -111,13 +112,16 @@ class Loop:
     def _first_run(self, example: Any) -> None:
         """Run both once without plates and with checks on: lazy guides set themselves up, and mistakes show."""
         refuse_replaced_subsamples(self.model, self.guide, example)
-        if isinstance(self.guide, AutoGuide) and not (isinstance(self.objective, Stock) and self.objective.enumerates):
+        enumerated = isinstance(self.objective, Stock) and self.objective.enumerates
+        if isinstance(self.guide, AutoGuide) and not enumerated:
             runs = (prototype(self.model, example, seed, subsampled=True) for seed in (0, 1))
             fixed_supports(*runs)  # an autoguide keeps those of its first run
+        if isinstance(self.objective, ELBO | Stock) and not enumerated:
+            check_gradients(self.model, example)
         with torch.no_grad(), pyro.validation_enabled(True):
             trace = traced(self.guide, example)
         check_declared(trace, "guide")
-        check_guide(trace, self.batches.latents)
+        check_guide(trace, self.batches.latents, points=True)
         if isinstance(self.objective, Stock):
             self.objective.check(trace)
         with torch.no_grad(), seeded(0), unchecked():

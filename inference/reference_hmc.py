@@ -18,6 +18,7 @@ from ..guides.require import real, seed_number
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
 from .densities import count, one, proper
+from .gradient_check import check_gradients
 from .latents import Latents
 from .precision import in_one, widest, workable
 from .reference import Reference, check_size, limited, summarise
@@ -84,6 +85,7 @@ def hmc(
     sets = (count(data),) if datasets else ()
     model, data = in_one(model, data)
     latents = Latents.of(model, one(data) if datasets else data)
+    check_gradients(model, one(data) if datasets else data)
     check_size(chains=chains, draws=draws, datasets=math.prod(sets), unknowns=latents.size)
     for name, value, shape in (("loc", loc, (latents.size,)), ("tril", tril, (latents.size, latents.size))):
         if tuple(value.shape) not in (shape, (*sets, *shape)):

@@ -18,6 +18,7 @@ from ..guides.alone import alone
 from ..guides.require import real, seed_number, shown, tensors
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
+from .gradient_check import check_gradients
 from .latents import Latents
 from .precision import in_one, widest, workable
 from .processes import own_pool, result, submit
@@ -85,6 +86,7 @@ def nuts(
     seed_number(seed)
     model, data = in_one(model, data)
     latents = Latents.of(model, data)
+    check_gradients(model, data)
     check_size(chains=chains, draws=draws, unknowns=latents.size)
     starts, factor = _starts(model, data, latents, chains, initial, inverse_mass, seed)
     shown = progress and workers == 1

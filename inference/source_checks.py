@@ -26,8 +26,8 @@ def unknowns(trace: Any, enumerated: bool) -> dict[str, Any]:
     wrong = [name for name in discrete if name not in marked]
     if wrong:
         raise ValueError(
-            f"model: latent site '{wrong[0]}' is discrete, expected continuous sites; sum over it by @pyro.infer.config_enumerate on "
-            "the model and pyro.infer.TraceEnum_ELBO() as objective"
+            f"model: latent site '{wrong[0]}' is discrete, expected data for it, or continuous unknowns; sum over it by "
+            "@pyro.infer.config_enumerate on the model and pyro.infer.TraceEnum_ELBO() as objective"
         )
     without = trace.copy()
     for name in marked:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 class TrustWarning(UserWarning):
     """A result came out, and its own diagnostics say that it cannot be trusted; the text says what to do."""
 
+
+_ROOMS = ("inference", "guides", "physics", "models")
+_OWN = (*(str(Path(__file__).parents[1] / room) for room in _ROOMS), contextlib.__file__)
 
 FEW = 0.3  # share of effective draws below which a guide's draws are not taken for the posterior's
 
@@ -23,12 +28,12 @@ ADVICE = {
 }
 
 
-def warn(text: str, stacklevel: int = 2) -> None:
-    """Warn the caller of the function that calls this."""
-    warnings.warn(text, TrustWarning, stacklevel=stacklevel + 1)
+def warn(text: str) -> None:
+    """Warn at the line outside this package that led here."""
+    warnings.warn(text, TrustWarning, skip_file_prefixes=_OWN)
 
 
-def warn_of(reference: Reference, stacklevel: int = 2) -> None:
+def warn_of(reference: Reference) -> None:
     """Warn once of a sampler's draws with R-hat above 1.01, an effective sample size below 400, or divergences."""
     doubts, advice = [], [ADVICE.get(reference.method, "more draws")]
     if not reference.r_hat < 1.01:
@@ -43,11 +48,10 @@ def warn_of(reference: Reference, stacklevel: int = 2) -> None:
     if doubts:
         warn(
             f"{reference.method}: got {', '.join(doubts)}: do not trust these draws yet; {', '.join(advice)}",
-            stacklevel + 1,
         )
 
 
-def warn_of_weights(k_hat: float, argument: str, stacklevel: int = 2, share: float = 1.0) -> None:
+def warn_of_weights(k_hat: float, argument: str, share: float = 1.0) -> None:
     """Warn once of importance weights whose k-hat is not below 0.7, or that leave a small share of effective draws.
 
     A guide that is far too wide has weights that can be trusted and draws that are not the posterior's.
@@ -56,11 +60,9 @@ def warn_of_weights(k_hat: float, argument: str, stacklevel: int = 2, share: flo
         warn(
             f"{argument}: got draws of which {share:.0%} are effective by their importance weights, expected over {FEW:.0%}: they are "
             "not the posterior's; fit longer, take a richer family, or draw many and use importance_resample",
-            stacklevel + 1,
         )
     if not k_hat < 0.7:
         warn(
             f"{argument}: got k-hat {k_hat:.2f}, expected below 0.7: these weights cannot be trusted; fit longer, take a richer "
             "family, start from laplace, or draw by hmc, nuts or smc instead",
-            stacklevel + 1,
         )

@@ -381,7 +381,7 @@ class ODEProblem(Problem):
         values = ", ".join(f"{name}={brief(value[first])}" for name, value in flat_z.items())
         raise SolveError(
             f"{self.method} failed for {int(failed.sum())} of {len(everything)} samples ({reason}), first at "
-            f"sample {index}: {values}"
+            f"sample {index}: {values}; on_failure='reject' gives such draws no weight"
         )
 
     def _flatten(self, value: Tensor, name: str, batch: torch.Size) -> Tensor:

@@ -224,6 +224,8 @@ def test_one_substep_that_is_too_long_warns_once_and_a_good_one_does_not():
         problem.solve(z)
     with pytest.warns(StepSizeWarning, match="substeps=2"):  # chosen, but the state grows four hundredfold
         ODEProblem(spring, [0.0, 10.0], substeps=2, dtype=torch.float64).solve(z)
+    with pytest.warns(StepSizeWarning):
+        problem.solve(z)  # the second use, which is looked at again
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         problem.solve(z)
