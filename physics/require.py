@@ -135,6 +135,17 @@ def clock(times: Any, t0: Any) -> tuple[Tensor, float]:
     return exact, start
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return ``value``, True or False.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {shown(value)}, expected True or False")
+    return value
+
+
 def function(name: str, value: Any) -> None:
     """Refuse what cannot be called.
 
@@ -173,7 +184,7 @@ def dtype_of_floats(dtype: Any) -> None:
         TypeError: it cannot.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype: got {dtype!r}, expected a floating-point torch dtype")
+        raise TypeError(f"dtype: got {shown(dtype)}, expected a floating-point torch dtype")
 
 
 def _real(name: str, value: Any, expected: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -299,6 +300,7 @@ def _of_methods(name: str, problem: Callable[[], Any], z: Callable[[], Any], say
                 f"{name}.{method}",
                 lambda u, z, method=method: getattr(problem(), method)(u, z),
                 lambda: {"u": problem().solve(z()), "z": z()},
+                ("u", "z"),
                 says={"z": says},
             )
             for method in ("residual", "logdet")
@@ -322,10 +324,10 @@ def of_inference() -> list[Target]:
     options = {name: one.default for name, one in inspect.signature(physzoo.FitOptions).parameters.items()}
     options.pop("facts")
     return [
-        Target("fit", physzoo.fit, given(**both, objective=physzoo.ELBO(), options=physzoo.FitOptions(steps=1, **QUIET)), says=DATA),
+        Target("fit", physzoo.fit, given(**both, objective=physzoo.ELBO(), options=physzoo.FitOptions(steps=1, **QUIET)), ("model", "guide", "data", "objective", "options"), says=DATA),
         Target(
             "fit(**options)",
-            lambda **options: physzoo.fit(**both, **options),
+            lambda **options: physzoo.fit(**both | {"guide": deepcopy(amortised())}, **options),
             given(**options | {"steps": 1} | QUIET, facts={}),
             says={"held_out": (*SITE, "data")},
         ),
@@ -441,7 +443,7 @@ def of_guides() -> list[Target]:
         ),
         *(Target(name, encoder, given(example=example), says=DATA) for name, encoder in encoders.items()),
         *(
-            Target(f"{name}.forward", lambda y, mask, built=encoder(example): built(y=y, mask=mask), given(**example))
+            Target(f"{name}.forward", lambda y, mask, built=encoder(example): built(y=y, mask=mask), given(**example), ("y", "mask"))
             for name, encoder in encoders.items()
         ),
         Target("Encoder.standardise", lambda draws: guides.MLP(data).standardise(draws), given(draws={"y": torch.randn(5, 3, dtype=DOUBLE)}), says={"draws": SITE}),
