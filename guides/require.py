@@ -110,6 +110,16 @@ def named(name: str, value: Any) -> None:
         raise TypeError(f"{name}: got the key {shown(wrong[0])}, expected names")
 
 
+def tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor that holds all its numbers, one after the other: neither sparse, nor nested, nor without values.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(value, Tensor) or value.is_nested or value.is_meta or value.layout != torch.strided:
+        raise TypeError(f"{name}: got {shown(value)}, expected a tensor")
+
+
 def tensors(name: str, value: Any) -> None:
     """Refuse what is no mapping from names to tensors.
 
@@ -118,8 +128,7 @@ def tensors(name: str, value: Any) -> None:
     """
     named(name, value)
     for key, entry in value.items():
-        if not isinstance(entry, Tensor):
-            raise TypeError(f"{name}['{key}']: got {shown(entry)}, expected a tensor")
+        tensor(f"{name}['{key}']", entry)
 
 
 def widths(name: str, value: Any) -> None:

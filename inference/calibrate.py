@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..guides.alone import alone
 from ..guides.arguments import check_mask
 from ..guides.batches import check_sets
-from ..guides.require import function, real, seed_number, shown, tensors
+from ..guides.require import flag, function, real, seed_number, shown, tensors
 from ..guides.sites import Data, prototype, repeated, rows_of, seeded, simulate, unchecked
 from .blocks import Block, Failed, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, checked
@@ -89,6 +89,7 @@ def calibrate(
     for name, number, least in (("datasets", datasets, 2), ("draws", draws, 2), ("chunk", chunk, 1)):
         limited(name, number, least)
     check_size(datasets=datasets, draws=draws)
+    flag("progress", progress)
     real("widen", widen, 0.0, expected="a positive factor")
     real("alpha", alpha, 0.0, 1.0, "a level between 0 and 1")
     seed_number(seed)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.alone import alone
-from ..guides.require import real, seed_number, shown, tensors
+from ..guides.require import flag, real, seed_number, shown, tensors
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
 from .latents import Latents
@@ -81,6 +81,7 @@ def nuts(
         ("max_tree_depth", max_tree_depth, 1, 20),
     ):
         limited(name, number, least, most)
+    flag("progress", progress)
     real("target_accept", target_accept, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
     model, data = in_one(model, data)

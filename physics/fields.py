@@ -82,7 +82,7 @@ class KarhunenLoeve(nn.Module):
             raise ValueError(f"points: got {shown(points)}, expected finite floats (n, dimension)")
         n, dtype = points.shape[0], points.dtype
         if not isinstance(covariance, str) or covariance not in COVARIANCES:
-            raise ValueError(f"covariance: got {covariance!r}, expected one of {', '.join(COVARIANCES)}")
+            raise ValueError(f"covariance: got {shown(covariance)}, expected one of {', '.join(COVARIANCES)}")
         if whole("modes", modes, 1) > n:
             raise ValueError(f"modes: got {modes}, expected 1 to {n}, the number of points")
         length = positive("length", length)

@@ -218,13 +218,13 @@ def _check(
     df: float | Tensor | None,
     event_dim: int,
 ) -> None:
-    site = f"site '{name}':"
     if not isinstance(name, str) or not name:
         raise TypeError(f"name: got {shown(name)}, expected the name of a site")
+    site = f"site '{name}':"
     if not isinstance(family, str) or family not in _FAMILIES:
-        raise ValueError(f"{site} family: got {family!r}, expected one of {', '.join(FAMILIES)}")
+        raise ValueError(f"{site} family: got {shown(family)}, expected one of {', '.join(FAMILIES)}")
     if (df is None) == (family == "student_t"):
-        raise ValueError(f"{site} df: got {df!r} with family {family!r}, expected a number with student_t only")
+        raise ValueError(f"{site} df: got {shown(df)} with family {family!r}, expected a number with student_t only")
     floats(f"{site} mean", mean)
     if not mean.numel():
         raise ValueError(f"{site} mean: got shape {tuple(mean.shape)}, expected at least one entry")

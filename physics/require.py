@@ -100,7 +100,7 @@ def numbers(name: str, values: Any, expected: str) -> Tensor:
         raise TypeError(f"{name}: got {shown(values)}, expected {expected}")
     try:
         found = torch.as_tensor(_plain(values), dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError):
         raise TypeError(f"{name}: got {shown(values)}, expected {expected}") from None
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{name}: got an entry that is not finite, expected {expected}")

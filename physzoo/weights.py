@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from .folder import is_file, plain
-from .guides.atomic import replacing
-from .guides.require import shown
+from .guides.atomic import check_writable, replacing
+from .guides.require import named, shown
 from .task import RunOptions, Task, animal_named, build_task
 
 
@@ -98,7 +98,13 @@ def save(task: Task, facts: Mapping[str, Any], folder: str | Path | None = None)
     """
     from safetensors.torch import save as packed
 
+    if not isinstance(task, Task):
+        raise TypeError(f"task: got {shown(task)}, expected a fitted Task")
+    named("facts", facts)
+    if folder is not None and not isinstance(folder, str | Path):
+        raise TypeError(f"folder: got {shown(folder)}, expected the path of a folder")
     target = _folder() if folder is None else Path(folder)
+    check_writable(target / f"{task.animal.name}.safetensors")
     tensors = {
         f"{part}/{key}": value.detach().to("cpu").contiguous().clone()
         for part, module in (("model", task.model), ("guide", task.guide))
