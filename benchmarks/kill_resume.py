@@ -157,8 +157,8 @@ def _due(moment: Moment, line: str) -> bool:
 
 
 def _left(group: int) -> bool:
-    """Whether a process of the group lives on, a moment later."""
-    for _ in range(50):
+    """Whether a process of the group lives on for a minute."""
+    for _ in range(600):  # a worker that has just been started has to import torch before it can see that it is alone
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
@@ -186,7 +186,8 @@ def moments(ended: Ended, count: int, generator: torch.Generator) -> list[Moment
         if index % 2:
             found.append(Moment(write=(place * writes) // max(count // 2, 1)))
         else:
-            name, seconds = lasted[place % len(lasted)]
+            halves = max((count + 1) // 2, 1)
+            name, seconds = lasted[place % len(lasted) if halves >= len(lasted) else place * len(lasted) // halves]
             found.append(Moment(name, seconds * torch.rand((), generator=generator).item()))
     return found
 

@@ -100,7 +100,7 @@ def prototype(
             _refuse_subsampled(trace, argument)
         trace = poutine.util.prune_subsample_sites(trace)
         _check_names(trace, argument)
-        _check_declared(trace, argument)
+        check_declared(trace, argument)
         check_observed(trace, data)
     return trace
 
@@ -146,8 +146,12 @@ def _check_names(trace: poutine.Trace, argument: str) -> None:
             )
 
 
-def _check_declared(trace: poutine.Trace, argument: str) -> None:
-    """Refuse batch dimensions that no plate declares: sums over data sets and particles would run over them."""
+def check_declared(trace: poutine.Trace, argument: str) -> None:
+    """Refuse batch dimensions that no plate declares: sums over data sets and particles would run over them.
+
+    Raises:
+        ValueError: there is one.
+    """
     nesting = plate_nesting(trace)
     for name, site in samples(trace):
         batch = undeclared(site["fn"].batch_shape, site, nesting)

@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.distributions import biject_to
 
@@ -61,8 +62,7 @@ class UnconstrainedSites:
         self.derived = {name: tuple(site["value"].shape) for name, site in derived_sites(trace).items()}
         self.blocks: list[_Block] = []
         start = 0
-        for name, site in latent_sites(trace).items():
-            support = _support(name, site, nodes(other).get(name))
+        for name, (site, support) in fixed_supports(trace, other).items():
             unconstrained = biject_to(support).inv(site["value"]).shape
             plates = tuple((f.name, f.size, f.dim) for f in site["cond_indep_stack"] if f.vectorized)
             block = _Block(name, support, plates, site["fn"].batch_shape, site["value"].shape, unconstrained, start)
@@ -127,6 +127,15 @@ class UnconstrainedSites:
             outer = value.shape[: value.ndim - len(block.shape)]
             out[block.name] = value.reshape(outer + (1,) * pad + block.shape) if outer else value
         return out
+
+
+def fixed_supports(trace: poutine.Trace, other: poutine.Trace) -> dict[str, tuple[dict[str, Any], Any]]:
+    """Return site and support of every latent site; two runs of a model show whether they are always the same.
+
+    Raises:
+        ValueError: a site comes and goes, changes its shape or its support, or has one to which no bijection leads.
+    """
+    return {name: (site, _support(name, site, nodes(other).get(name))) for name, site in latent_sites(trace).items()}
 
 
 def _support(name: str, site: Any, other: Any) -> Any:

@@ -19,7 +19,9 @@ from .latents import Latents
 from .precision import in_double, workable
 from .reference import limited
 from .scale import spread
+from .warn import warn
 
+NO_MODE = 1.0  # change of the log density over one sd, from which on a point is no mode
 SAME = 0.2  # sd between two ends of climbs of the same mode
 STEP, STEP_SINGLE = 1e-3, 3e-2  # of differences of gradients, in sd given the other unknowns; of densities in float32
 ROUNDING = 1e4 * torch.finfo(torch.float64).eps  # least step relative to the unknown itself, whose digits end
@@ -60,11 +62,36 @@ def laplace(
         The whitening map u = u* + L w, float64.
 
     Raises:
-        ValueError: no prior draw has a finite density.
+        ValueError: no prior draw has a finite density, or the density has no mode.
+
+    Warns:
+        TrustWarning: the climbs ended near a mode and not at it.
     """
     real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
     around = _tops(model, data, starts, climbers, candidates, seed)
-    return Whitening(around.tops[0], around.root(around.tops[0], floor))
+    top, tril = around.tops[0], around.root(around.tops[0], floor)
+    at = top.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(around.log_density(at.unsqueeze(0)).sum(), at)
+    _check_mode(float((tril.T @ slope).norm()))
+    return Whitening(top, tril)
+
+
+def _check_mode(slope: float) -> None:
+    """Refuse a highest point that is no mode: where a scale of groups goes to zero, say, the density has none.
+
+    Args:
+        slope: the change of the log density over one standard deviation of the approximation.
+    """
+    if not slope < NO_MODE:
+        raise ValueError(
+            f"model: got a density that still rises by {slope:.2g} a standard deviation where the climbs end, expected a mode in "
+            "unconstrained space: sample tau * e with e ~ N(0, 1) in place of N(0, tau), or use nuts, smc, a guide without whitening"
+        )
+    if slope > SAME:
+        warn(
+            f"laplace: got a slope of {slope:.2g} a standard deviation at the highest point, expected none; more starts=",
+            3,
+        )
 
 
 @alone()

@@ -13,10 +13,12 @@ from typing import Any, Literal
 import pyro
 import pyro.infer
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from ..guides.require import shown
-from ..guides.sites import seeded, traced, unchecked
+from ..guides.sites import check_declared, prototype, seeded, traced, unchecked
+from ..guides.unconstrained import fixed_supports
 from .checkpoint import CheckpointError, load, save
 from .data import Batches, DataSets, Source
 from .densities import check_guide
@@ -109,8 +111,12 @@ class Loop:
     def _first_run(self, example: Any) -> None:
         """Run both once without plates and with checks on: lazy guides set themselves up, and mistakes show."""
         refuse_replaced_subsamples(self.model, self.guide, example)
+        if isinstance(self.guide, AutoGuide) and not (isinstance(self.objective, Stock) and self.objective.enumerates):
+            runs = (prototype(self.model, example, seed, subsampled=True) for seed in (0, 1))
+            fixed_supports(*runs)  # an autoguide keeps those of its first run
         with torch.no_grad(), pyro.validation_enabled(True):
             trace = traced(self.guide, example)
+        check_declared(trace, "guide")
         check_guide(trace, self.batches.latents)
         if isinstance(self.objective, Stock):
             self.objective.check(trace)

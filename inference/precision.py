@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..guides.require import named
-from ..guides.sites import Data
+from ..guides.sites import Data, prototype
 
 Model = Callable[..., Any]
 
@@ -20,10 +20,18 @@ Model = Callable[..., Any]
 def in_double(model: Model, data: Data) -> tuple[Model, dict[str, Any]]:
     """Return a model and its data in float64.
 
-    A module with parameters or buffers of another precision is copied, in evaluation mode; a function stays as it is.
+    A module with parameters or buffers of another precision is copied, in evaluation mode; a function stays as it is. So does
+    a module that makes tensors of its own in another precision and cannot be run in float64.
     """
     named("data", data)
-    return _copied(model, torch.float64), _cast(data, torch.float64)
+    copied, cast = _copied(model, torch.float64), _cast(data, torch.float64)
+    if copied is model:
+        return model, cast
+    try:
+        prototype(copied, cast)
+    except (ValueError, TypeError):
+        return model, dict(data)
+    return copied, cast
 
 
 def in_one(model: Model, data: Data, *others: Tensor) -> tuple[Model, dict[str, Any]]:

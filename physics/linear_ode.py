@@ -100,8 +100,9 @@ class LinearODE(Problem):
 
     def observe(self, u: Tensor) -> Tensor:
         """Return what is seen of the trajectory: ``observation(u)``, by default u itself."""
-        floats("u", u, None, None)
-        return u if self.observation is None else self.observation(u)
+        if self.observation is None:
+            return floats("u", u)
+        return self.observation(floats("u", u, None, None))
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return the one-step defects, (..., T, k)."""

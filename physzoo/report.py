@@ -257,8 +257,9 @@ def draw_figures(result: Result, folder: Folder, record: Mapping[str, Any]) -> l
     drawn, prior = columns(group(tree, "posterior"), parameters), columns(group(tree, "prior"), parameters)
     reference = None if result.reference is None else columns(result.reference.draws, parameters)
     names = []
-    predictive = group(tree, "posterior_predictive")
-    for site, observed in group(tree, "observed_data").items():
+    # entries that a mask hides are predicted, too, and stand in groups of their own
+    predictive = {**group(tree, "posterior_predictive"), **group(tree, "predictions")}
+    for site, observed in {**group(tree, "observed_data"), **group(tree, "constant_data")}.items():
         replicated = predictive[site]
         path, meaning = folder.file(f"predictive_{site}.png"), quantity(task.animal, site)
         replicated = replicated.reshape(-1, *replicated.shape[2:])

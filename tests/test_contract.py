@@ -46,11 +46,7 @@ def test_every_site_has_a_label_a_unit_and_a_prior(name):
 
 
 class Leaky(pyro.nn.PyroModule):
-    """Ignores its mask, has a parameter without a gradient, and fixes the batch shape."""
-
-    def __init__(self):
-        super().__init__()
-        self.unused = torch.nn.Parameter(torch.zeros(()))
+    """Ignores its mask, has a precision of its own, and mixes the draws of a batch."""
 
     def forward(self, y=None, mask=None):
         z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
@@ -61,9 +57,26 @@ def test_broken_rules_are_named():
     with pytest.raises(ContractError) as error:
         check_model(Leaky(), {"y": torch.zeros(3, dtype=torch.float64)})
     message = str(error.value)
-    assert "unused" in message
+    assert "broadcast over leading dimensions" in message
     assert "a mask hides data (must)" in message
     assert "float32 and float64 (should)" in message
+
+
+class Idle(pyro.nn.PyroModule):
+    """Has a parameter without a gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, y=None):
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        return pyro.sample("y", dist.Normal(z[..., None] * torch.ones(3), 1.0).to_event(1), obs=y)
+
+
+def test_a_parameter_without_a_gradient_is_named():
+    with pytest.raises(ContractError, match="no gradient reaches unused"):
+        check_model(Idle(), {"y": torch.zeros(3)})
 
 
 def test_every_broken_rule_can_be_listed_without_raising():
@@ -210,10 +223,10 @@ def test_the_contract_as_a_parametrisation(check):
 
 
 def test_a_parametrised_rule_fails_where_the_rule_is_broken():
-    named = dict(checks([(Leaky(), {"y": torch.zeros(3, dtype=torch.float64)})]))
+    named = dict(checks([(Idle(), {"y": torch.zeros(3)})]))
     assert len(named) == len(RULES)
-    named["Leaky0: the same seed gives the same draws"]()
+    named["Idle0: the same seed gives the same draws"]()
     with pytest.raises(ContractError, match="unused"):
-        named["Leaky0: a gradient for every parameter"]()
+        named["Idle0: a gradient for every parameter"]()
     with pytest.raises(ValueError, match="models: got Leaky"):
         checks([Leaky()])

@@ -64,6 +64,11 @@ class Trial:
         return physzoo.laplace(self.case.model, self.case.data, candidates=128, climbers=16, starts=2)
 
     @cached_property
+    def start(self) -> Any:
+        """The Laplace approximation, or nothing where there is no mode."""
+        return None if "laplace" in self.case.refused_by else self.laplace
+
+    @cached_property
     def guide(self) -> Any:
         """A full-rank Gaussian, fitted."""
         return self.fitted("full")
@@ -74,7 +79,7 @@ class Trial:
 
     def fitted(self, family: str, steps: int = 300) -> Any:
         model, data = self.case.model, self.case.data
-        guide = physzoo.amortize(model, None, family, example=data, whitening=self.laplace)
+        guide = physzoo.amortize(model, None, family, example=data, whitening=self.start)
         physzoo.fit(model, guide, data, physzoo.ELBO(8), steps=steps, learning_rate=1e-2, **QUIET)
         return guide
 
