@@ -144,10 +144,11 @@ class Encoder(nn.Module):
     def _entry(self, data: Data, name: str) -> Tensor:
         value: Any = data.get(name)
         shape = self.shapes[name]
-        wrong = not isinstance(value, Tensor) or not value.numel() or value.ndim < len(shape)
+        wrong = not isinstance(value, Tensor) or value.is_nested or not value.numel() or value.ndim < len(shape)
         if wrong or tuple(value.shape[value.ndim - len(shape) :]) != shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
-            raise ValueError(f"{name}: got {got}, expected a tensor of shape (..., {', '.join(map(str, shape))})")
+            raise ValueError(
+                f"{name}: got {shown(value)}, expected a tensor of shape (..., {', '.join(map(str, shape))})"
+            )
         return value
 
     def _seen(self, data: Data, value: Tensor) -> Tensor:

@@ -87,14 +87,16 @@ def one_of(name: str, value: Any, words: Sequence[str]) -> None:
         raise ValueError(f"{name}: got {shown(value)}, expected one of {', '.join(words)}")
 
 
-def function(name: str, value: Any) -> None:
-    """Refuse what cannot be called.
+def function(name: str, value: Any, classes: bool = False) -> None:
+    """Refuse what cannot be called, and a class where its instance is meant.
 
     Raises:
-        TypeError: it cannot.
+        TypeError: it cannot, or it is a class.
     """
     if not callable(value):
         raise TypeError(f"{name}: got {shown(value)}, expected a callable")
+    if isinstance(value, type) and not classes:
+        raise TypeError(f"{name}: got the class {value.__name__}, expected a function or an instance of a class")
 
 
 def named(name: str, value: Any) -> None:
@@ -138,7 +140,7 @@ def widths(name: str, value: Any) -> None:
         TypeError: it is no sequence.
         ValueError: a width is not a positive whole number.
     """
-    if not isinstance(value, Sequence) or isinstance(value, str):
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray):
         raise TypeError(f"{name}: got {shown(value)}, expected a sequence of layer widths")
     for entry in value:
         whole(name, entry, 1)

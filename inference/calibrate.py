@@ -100,6 +100,9 @@ def calibrate(
     function("guide" if fit is None else "fit", guide if fit is None else fit)
     check_mask({} if given is None else given, "given")
     widen = float(widen)
+    function("model", model)
+    if simulator is not None:
+        function("simulator", simulator)
     judge = model if simulator is None else simulator
     if pairs is None:
         check_simulates(judge, given)
@@ -210,6 +213,8 @@ def _check_failures(found: list[Block | Failed], total: int) -> None:
 def _data(model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None) -> tuple[dict[str, Any], Tensor]:
     """Return the model's arguments for every data set, and which simulations are finite."""
     tensors("pairs", pairs)
+    if not pairs:
+        raise ValueError("pairs: got none, expected the unknowns and the data by name")
     call = model.forward if isinstance(model, torch.nn.Module) else model
     arguments = [name for name in inspect.signature(call).parameters if name in pairs]
     if not arguments:

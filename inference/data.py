@@ -91,6 +91,7 @@ class Simulator:
         if self.corrupt is not None:
             function("corrupt", self.corrupt)
         if self.seen is not None:
+            tensors("seen", self.seen)
             count(self.seen)
             for name, value in self.seen.items():
                 check_numbers(f"seen['{name}']", value)

@@ -7,6 +7,7 @@ import time
 import warnings
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,7 +165,10 @@ class Loop:
 
     def _loss(self, batch: Batch) -> Tensor:
         try:
-            return self.objective(self.run_model, self.run_guide, batch)
+            loss = self.objective(self.run_model, self.run_guide, batch)
+            if not isinstance(loss, Tensor | Real):
+                raise TypeError(f"got {shown(loss)} of it, expected a loss")
+            return loss
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
             told = "expected" in str(error) or type(error).__module__ not in ("builtins", "torch", "torch._C")
             if told or self.losses:

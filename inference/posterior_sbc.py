@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..guides import Table, UnconstrainedSites, Whitening, amortize
 from ..guides.alone import alone
+from ..guides.families import FAMILIES
 from ..guides.nodes import nodes
-from ..guides.require import flag, function, real, seed_number
+from ..guides.require import flag, function, named, one_of, real, seed_number
 from ..guides.sites import Data, plain, plated, repeated, seeded, unchecked
 from ..guides.traces import trace_of
 from .calibrate import calibrate
@@ -116,6 +117,8 @@ def posterior_sbc(
         limited(name, number, least)
     limited("particles", particles, 1, 10**6)
     flag("progress", progress)
+    named("data", data)
+    one_of("family", family, list(FAMILIES))
     real("widen", widen, 0.0, expected="a positive factor")
     widen = float(widen)
     seed_number(seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyro import get_param_store
-from torch import nn
+from torch import Tensor, nn
 
 from ..guides.require import function, named, shown
 from . import contract_rules as rules
@@ -172,7 +172,7 @@ def checks(
     """
     _levels(raises)
     _check_skip(skip)
-    if not isinstance(models, Iterable):
+    if isinstance(models, str | bytes | Mapping | Tensor) or not isinstance(models, Iterable):
         raise TypeError(f"models: got {shown(models)}, expected tuples (model, data) or (model, data, guide)")
     found = []
     for index, subject in enumerate(models):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -57,8 +57,11 @@ class Quantity:
                 raise TypeError(f"{name}: got {shown(getattr(self, name))}, expected words")
         if not isinstance(self.dims, tuple | list) or not all(isinstance(dim, str) for dim in self.dims):
             raise TypeError(f"dims: got {shown(self.dims)}, expected a tuple of names")
-        for name in ("coords", "units"):
+        for name, kind, expected in (("coords", Sequence, "the entries along it"), ("units", str, "words")):
             named(name, getattr(self, name))
+            for dim, value in getattr(self, name).items():
+                if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str | bytes)):
+                    raise TypeError(f"{name}['{dim}']: got {shown(value)}, expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -261,9 +264,11 @@ def _check_kinds(animal: Animal) -> None:
         if not isinstance(getattr(animal, entry), str):
             raise TypeError(f"{entry}: got {shown(getattr(animal, entry))}, expected words")
     for entry in ("model", "data"):
-        function(entry, getattr(animal, entry))
+        function(entry, getattr(animal, entry), classes=True)
     for entry in ("quantities", "priors"):
         named(entry, getattr(animal, entry))
+    if not all(isinstance(words, str) for words in animal.priors.values()):
+        raise TypeError(f"priors: got {shown(dict(animal.priors))}, expected each prior in words")
     if not isinstance(animal.likelihoods, tuple | list) or not all(isinstance(x, str) for x in animal.likelihoods):
         raise TypeError(f"likelihoods: got {shown(animal.likelihoods)}, expected a tuple of words")
     other = [name for name, meaning in animal.quantities.items() if not isinstance(meaning, Quantity)]

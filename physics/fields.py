@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .require import floats, numbers, positive, shown, stored, whole
+from .require import MOST, floats, numbers, positive, shown, stored, whole
 
 COVARIANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda s: torch.exp(-s),
@@ -77,6 +77,7 @@ class KarhunenLoeve(nn.Module):
             points.dim() != 2
             or not points.is_floating_point()
             or not stored(points)
+            or points.numel() > MOST
             or not bool(torch.isfinite(points).all())
         ):
             raise ValueError(f"points: got {shown(points)}, expected finite floats (n, dimension)")

@@ -55,7 +55,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         with _refused():
-            if self.guide not in (None, OWN):
+            if self.guide is not None and not (isinstance(self.guide, str) and self.guide == OWN):
                 one_of("guide", self.guide, list(FAMILIES))
             if self.steps is not None:
                 whole("steps", self.steps, 1, 2**31 - 1)

@@ -55,15 +55,16 @@ class Target:
         function: called by keywords.
         usual: makes arguments that are accepted.
         arguments: those that are replaced; by default all of the signature and of ``usual``.
+        slow: (argument, value) that is right and takes long.
         says: argument -> other words that a sentence may name it by, e.g. the site or the key at fault.
-        control: whether the usual arguments alone are tried first.
-    """
+        """
 
     name: str
     function: Callable[..., Any]
     usual: Callable[[], dict[str, Any]]
     arguments: tuple[str, ...] = ()
     says: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    slow: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.arguments:
@@ -285,7 +286,8 @@ def given(**arguments: Any) -> Callable[[], dict[str, Any]]:
 
 
 SITE = ("z", "y")
-DATA = {"data": SITE, "model": ("data", "y", "z"), "guide": ("data", "y", "z"), "example": SITE, "latents": SITE}
+DATA = {"data": (*SITE, "model", "particles", "loc"), "model": ("data", "y", "z"), "guide": ("data", "y", "z"), "example": SITE, "latents": SITE}
+BATCH = DATA | {"datasets": SITE}
 QUIET = {"progress": False}
 PAIR = ("z", "mean", "log_likelihood", "log_joint")
 
@@ -324,7 +326,7 @@ def of_inference() -> list[Target]:
     options = {name: one.default for name, one in inspect.signature(physzoo.FitOptions).parameters.items()}
     options.pop("facts")
     return [
-        Target("fit", physzoo.fit, given(**both, objective=physzoo.ELBO(), options=physzoo.FitOptions(steps=1, **QUIET)), ("model", "guide", "data", "objective", "options"), says=DATA),
+        Target("fit", physzoo.fit, given(**both, objective=physzoo.ELBO(), options=physzoo.FitOptions(steps=1, **QUIET)), ("model", "guide", "data", "objective", "options"), says=DATA, slow=(("options", "None"),)),
         Target(
             "fit(**options)",
             lambda **options: physzoo.fit(**both | {"guide": deepcopy(amortised())}, **options),
@@ -364,15 +366,15 @@ def of_inference() -> list[Target]:
         Target("laplace", physzoo.laplace, given(**model, starts=1, climbers=2, candidates=4), says=DATA),
         Target("laplace_mixture", laplace_mixture, given(**model, starts=2, candidates=4), says=DATA),
         Target("point_estimate", point_estimate, given(**model, starts=1, climbers=2, candidates=4), says=DATA),
-        Target("hmc", physzoo.hmc, given(**model, loc=torch.zeros(2, dtype=DOUBLE), tril=torch.eye(2, dtype=DOUBLE), chains=2, draws=4, warmup=20, **QUIET), says=DATA),
-        Target("nuts", physzoo.nuts, given(**model, chains=1, draws=4, warmup=2, **QUIET), says=DATA | {"initial": ("z",)}),
-        Target("pcn", physzoo.pcn, given(**model, chains=2, draws=2, warmup=8, thin=1, **QUIET), says=DATA),
+        Target("hmc", physzoo.hmc, given(**model, loc=torch.zeros(2, dtype=DOUBLE), tril=torch.eye(2, dtype=DOUBLE), chains=2, draws=4, warmup=20, **QUIET), says=BATCH),
+        Target("nuts", physzoo.nuts, given(**model, chains=1, draws=4, warmup=2, **QUIET), says=DATA | {"initial": ("z",)}, slow=(("workers", "3"),)),
+        Target("pcn", physzoo.pcn, given(**model, chains=2, draws=2, warmup=8, thin=1, **QUIET), says=BATCH),
         Target("smc", physzoo.smc, given(**model, runs=2, particles=12, moves=1, final=1, **QUIET), says=DATA),
         Target("grid", reference_grid.grid, given(**model, points=5), says=DATA),
         Target("total_variation", reference_grid.total_variation, given(p=np.full(4, 0.25), q=np.full(4, 0.25))),
         Target("compare", physzoo.compare, given(draws={"z": draws()["z"][0]}, reference={"z": draws()["z"][1]}), says={"draws": ("z",), "reference": ("z",)}),
         Target("c2st", c2st, given(draws=draws()["z"][0], reference=draws()["z"][1])),
-        Target("calibrate", physzoo.calibrate, given(model=line(), guide=amortised(), datasets=4, draws=4, **QUIET), says=DATA | {"given": (*SITE, "mask"), "pairs": SITE}),
+        Target("calibrate", physzoo.calibrate, given(model=line(), guide=amortised(), datasets=4, draws=4, **QUIET), says=DATA | {"given": (*SITE, "mask"), "pairs": (*SITE, "model")}),
         Target(
             "calibrate_draws",
             calibrate_draws,
@@ -404,7 +406,7 @@ def of_inference() -> list[Target]:
         Target("Reference.thinned", of_reference().thinned, given(draws=4)),
         Target("Reference.tree", lambda coords=None, dims=None, units=None: of_reference().tree(coords=coords, dims=dims, units=units), given()),
         Target("summarise", reference.summarise, given(draws=draws()), says={"draws": ("z",)}),
-        Target("pit", sbc.pit, given(truth=truths["z"], draws=drawn["z"], rng=np.random.default_rng(0))),
+        Target("pit", sbc.pit, given(truth=truths["z"], draws=drawn["z"], rng=np.random.default_rng(0)), says={"truth": ("draws",)}),
         Target("uniformity", sbc.uniformity, given(pits=np.linspace(0.05, 0.95, 10))),
         Target("effect", sbc.effect, given(pits=np.linspace(0.05, 0.95, 10))),
         Target("holm", sbc.holm, given(pvalues={"a": 0.2})),
@@ -459,7 +461,7 @@ def of_guides() -> list[Target]:
         Target("UnconstrainedSites.flatten", guides.UnconstrainedSites(line(), data).flatten, given(values={"z": torch.zeros(2, dtype=DOUBLE)}), says={"values": SITE}),
         Target("RelaxedBase", guides.RelaxedBase, lambda: {"guide": flow(), "data": data}, says=DATA),
         Target("ResidualGuide", guides.ResidualGuide, given(guide_z=prior_of_bar, problem=bar(), residual_shape=(3,), scale=0.1)),
-        Target("PreconditionedGuide", guides.PreconditionedGuide, given(guide_z=prior_of_bar, problem=bar(), size=3, reference=torch.zeros(4, dtype=DOUBLE), scale=0.1, modes=2, steps=1, hidden=(4,))),
+        Target("PreconditionedGuide", guides.PreconditionedGuide, given(guide_z=prior_of_bar, problem=bar(), size=3, reference=torch.zeros(4, dtype=DOUBLE), scale=0.1, modes=2, steps=1, hidden=(4,)), says={"reference": ("log_conductivity", "u:"), "field": ("z:",)}),
     ]  # fmt: skip
     return targets
 
@@ -469,14 +471,14 @@ def of_physics() -> list[Target]:
     mean = torch.ones(3, dtype=DOUBLE)
     field = torch.zeros(2, dtype=DOUBLE)
     targets = [
-        Target("observe", physics.observe, given(name="height", mean=mean, noise=0.5, obs=mean), says={"mask": ("height",), "obs": ("height",), "df": ("height",), "family": ("height",)}),
+        Target("observe", physics.observe, given(name="height", mean=mean, noise=0.5, obs=mean), says={"mean": ("obs",), "event_dim": ("event dimensions",), "mask": ("height",), "obs": ("height",), "df": ("height",), "family": ("height",)}),
         Target("observe(student_t)", physics.observe, given(name="height", mean=mean, noise=0.5, obs=mean, family="student_t", df=4.0), ("df", "noise")),
         Target("observe(error)", physics.observe, given(name="height", mean=mean, noise=0.5, obs=mean, error=model_error()), ("error", "noise", "mask")),
-        Target("virtual_observables", physics.virtual_observables, given(name="r", problem=bar(), u=torch.zeros(3, dtype=DOUBLE), z=torch.zeros(4, dtype=DOUBLE), scale=1.0), says={"scale": ("noise", "r:")}),
+        Target("virtual_observables", physics.virtual_observables, given(name="r", problem=bar(), u=torch.zeros(3, dtype=DOUBLE), z=torch.zeros(4, dtype=DOUBLE), scale=1.0), says={"scale": ("noise", "r:"), "event_dim": ("event dimensions",)}),
         Target("ODEProblem", physics.ODEProblem, given(rhs=decay, times=TIMES)),
         Target("ODEProblem(dopri5)", physics.ODEProblem, given(rhs=decay, times=TIMES, method="dopri5"), ("substeps", "rtol", "atol", "max_steps")),
         *_of_methods("ODEProblem", ode, lambda: RATE, ("rate", "initial_state")),
-        Target("ODEProblem.solve(rate)", lambda rate, initial_state: ode().solve({"rate": rate, "initial_state": initial_state}), given(**RATE)),
+        Target("ODEProblem.solve(rate)", lambda rate, initial_state: ode().solve({"rate": rate, "initial_state": initial_state}), given(**RATE), says={"initial_state": ("rhs",)}),
         Target("LinearODE", LinearODE, given(generator=lambda z: torch.eye(2), times=TIMES)),
         *_of_methods("LinearODE", linear_ode, lambda: RATE, ("rate", "initial_state")),
         Target("LinearODE.at", lambda times: linear_ode().at(times), given(times=TIMES)),
@@ -501,14 +503,14 @@ def of_physics() -> list[Target]:
         Target("KarhunenLoeve", physics.KarhunenLoeve, given(points=grid, modes=2, length=0.3)),
         Target("KarhunenLoeve()", lambda z: field_of()(z), given(z=field)),
         Target("TruncatedNormal", TruncatedNormal, given(loc=torch.zeros(2), scale=torch.ones(2), validate_args=True)),
-        Target("ModelError", physics.ModelError, given(mean=mean, covariance=torch.eye(3, dtype=DOUBLE))),
+        Target("ModelError", physics.ModelError, given(mean=mean, covariance=torch.eye(3, dtype=DOUBLE)), says={"mean": ("covariance",)}),
         Target("error_covariance", physics.error_covariance, lambda: {"surrogate": surrogate(), "z": unknowns()}),
         Target("Surrogate", physics.Surrogate, lambda: {"problem": bar(), "z": unknowns(), "basis": basis(), "hidden": (4,)}),
         *_of_methods("Surrogate", surrogate, lambda: torch.zeros(4, dtype=DOUBLE)),
-        Target("FixedBasis", physics.FixedBasis, given(centre=mean, rows=torch.eye(3, dtype=DOUBLE))),
+        Target("FixedBasis", physics.FixedBasis, given(centre=mean, rows=torch.eye(3, dtype=DOUBLE)), says={"centre": ("rows",)}),
         Target("FixedBasis.of_states", physics.FixedBasis.of_states, lambda: {"u": bar().solve(unknowns())}),
-        Target("FixedBasis.of_residual", physics.FixedBasis.of_residual, lambda: {"problem": bar(), "z": unknowns()[0], "like": torch.zeros(3, dtype=DOUBLE)}),
-        Target("Trunk", physics.Trunk, given(coordinates=grid[:, None], centre=torch.ones(5, dtype=DOUBLE), directions=2, hidden=(4,))),
+        Target("FixedBasis.of_residual", physics.FixedBasis.of_residual, lambda: {"problem": bar(), "z": unknowns()[0], "like": torch.zeros(3, dtype=DOUBLE)}, says={"z": ("like",), "like": ("u:",)}),
+        Target("Trunk", physics.Trunk, given(coordinates=grid[:, None], centre=torch.ones(5, dtype=DOUBLE), directions=2, hidden=(4,)), says={"centre": ("coordinates",)}),
         Target("unit_cube_cutoff", physics.unit_cube_cutoff, given(x=grid[:, None])),
     ]  # fmt: skip
     return targets
