@@ -22,11 +22,14 @@ def check_mask(data: Mapping[str, Any], name: str = "data") -> None:
 
     Raises:
         TypeError: they are not.
+        ValueError: the mask has no entry.
     """
     named(name, data)
     mask = data.get(MASK)
     if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool):
         raise TypeError(f"{name}['{MASK}']: got {shown(mask)}, expected a boolean tensor, True where observed")
+    if mask is not None and not mask.numel():
+        raise ValueError(f"{name}['{MASK}']: got shape {tuple(mask.shape)}, expected at least one entry")
 
 
 def check_observed(trace: poutine.Trace, data: Mapping[str, Any], sets: int | None = None) -> None:

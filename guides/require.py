@@ -13,6 +13,7 @@ from torch import Tensor
 
 LARGEST_SEED = 2**63 - 1  # what torch's generators take
 MOST = 10**9  # of anything that is counted
+LARGEST = 10**10  # entries of a tensor
 
 
 def shown(value: Any) -> str:
@@ -118,7 +119,8 @@ def tensor(name: str, value: Any) -> None:
     Raises:
         TypeError: it is none.
     """
-    if not isinstance(value, Tensor) or value.is_nested or value.is_meta or value.layout != torch.strided:
+    dense = isinstance(value, Tensor) and not value.is_nested and not value.is_meta and value.layout == torch.strided
+    if not dense or value.numel() > LARGEST:
         raise TypeError(f"{name}: got {shown(value)}, expected a tensor")
 
 

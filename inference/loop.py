@@ -167,7 +167,7 @@ class Loop:
         try:
             loss = self.objective(self.run_model, self.run_guide, batch)
             if not isinstance(loss, Tensor | Real):
-                raise TypeError(f"got {shown(loss)} of it, expected a loss")
+                raise TypeError(f"objective: got {shown(loss)} as the loss, expected a number")
             return loss
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
             told = "expected" in str(error) or type(error).__module__ not in ("builtins", "torch", "torch._C")

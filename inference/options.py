@@ -117,8 +117,10 @@ class FitOptions:
             flag(name, getattr(self, name))
         if self.held_out is not None and not isinstance(self.held_out, Mapping | DataSets | Simulator):
             raise TypeError(f"held_out: got {shown(self.held_out)}, expected data as fit takes them")
-        if isinstance(self.held_out, Mapping) and not self.held_out:
-            raise ValueError("held_out: got no data, expected the arguments of one data set")
+        if isinstance(self.held_out, Mapping):
+            named("held_out", self.held_out)
+            if not self.held_out:
+                raise ValueError("held_out: got no data, expected the arguments of one data set")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
             raise TypeError(f"checkpoint: got {shown(self.checkpoint)}, expected the path of a file")
         if self.checkpoint is not None and (not str(self.checkpoint) or is_folder(self.checkpoint)):

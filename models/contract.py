@@ -174,8 +174,12 @@ def checks(
     _check_skip(skip)
     if isinstance(models, str | bytes | Mapping | Tensor) or not isinstance(models, Iterable):
         raise TypeError(f"models: got {shown(models)}, expected tuples (model, data) or (model, data, guide)")
+    try:
+        subjects = list(models)
+    except Exception as error:  # somebody else's iterator
+        raise TypeError(f"models: got {shown(models)}, expected tuples, not a failure ({error})") from None
     found = []
-    for index, subject in enumerate(models):
+    for index, subject in enumerate(subjects):
         if not isinstance(subject, tuple | list) or len(subject) not in (2, 3):
             raise ValueError(
                 f"models: got {type(subject).__name__}, expected tuples (model, data) or (model, data, guide)"

@@ -374,7 +374,7 @@ def of_inference() -> list[Target]:
         Target("total_variation", reference_grid.total_variation, given(p=np.full(4, 0.25), q=np.full(4, 0.25))),
         Target("compare", physzoo.compare, given(draws={"z": draws()["z"][0]}, reference={"z": draws()["z"][1]}), says={"draws": ("z",), "reference": ("z",)}),
         Target("c2st", c2st, given(draws=draws()["z"][0], reference=draws()["z"][1])),
-        Target("calibrate", physzoo.calibrate, given(model=line(), guide=amortised(), datasets=4, draws=4, **QUIET), says=DATA | {"given": (*SITE, "mask"), "pairs": (*SITE, "model")}),
+        Target("calibrate", physzoo.calibrate, given(model=line(), guide=amortised(), datasets=4, draws=4, **QUIET), says=DATA | {"given": (*SITE, "mask"), "pairs": (*SITE, "model"), "simulator": ("pairs",)}),
         Target(
             "calibrate_draws",
             calibrate_draws,
@@ -385,7 +385,7 @@ def of_inference() -> list[Target]:
             "posterior_sbc",
             physzoo.posterior_sbc,
             given(**{**both, "guide": single()}, datasets=4, draws=4, family="diagonal", steps=1, particles=1, **QUIET),
-            says=DATA,
+            says=DATA | {"learning_rate": ("guide",)},
         ),
         Target("data_checks", data_checks, given(**both, draws=60), says=DATA),
         Target("importance_resample", physzoo.importance_resample, lambda: {"tree": tree()}),
@@ -461,7 +461,7 @@ def of_guides() -> list[Target]:
         Target("UnconstrainedSites.flatten", guides.UnconstrainedSites(line(), data).flatten, given(values={"z": torch.zeros(2, dtype=DOUBLE)}), says={"values": SITE}),
         Target("RelaxedBase", guides.RelaxedBase, lambda: {"guide": flow(), "data": data}, says=DATA),
         Target("ResidualGuide", guides.ResidualGuide, given(guide_z=prior_of_bar, problem=bar(), residual_shape=(3,), scale=0.1)),
-        Target("PreconditionedGuide", guides.PreconditionedGuide, given(guide_z=prior_of_bar, problem=bar(), size=3, reference=torch.zeros(4, dtype=DOUBLE), scale=0.1, modes=2, steps=1, hidden=(4,)), says={"reference": ("log_conductivity", "u:"), "field": ("z:",)}),
+        Target("PreconditionedGuide", guides.PreconditionedGuide, given(guide_z=prior_of_bar, problem=bar(), size=3, reference=torch.zeros(4, dtype=DOUBLE), scale=0.1, modes=2, steps=1, hidden=(4,)), says={"reference": ("log_conductivity", "u:", "z:"), "field": ("z:",)}),
     ]  # fmt: skip
     return targets
 
