@@ -52,7 +52,7 @@ def nuts(
         model: a Pyro model of one data set.
         data: its arguments.
         chains: number of chains.
-        draws: kept draws per chain, at least 2.
+        draws: kept draws per chain, at least 4, which R-hat needs.
         warmup: adaptation steps per chain.
         initial: constrained values to start from: one mapping for all chains, which are scattered about it by
             N(0, inverse_mass) (by a tenth of the prior's spread without it), or one per chain. Prior draws
@@ -75,7 +75,7 @@ def nuts(
     """
     for name, number, least, most in (
         ("chains", chains, 1, LONGEST),
-        ("draws", draws, 2, LONGEST),
+        ("draws", draws, 4, LONGEST),
         ("warmup", warmup, 1, LONGEST),
         ("workers", workers, 1, 1024),
         ("max_tree_depth", max_tree_depth, 1, 20),
@@ -163,11 +163,11 @@ def _chain(
             disable_progbar=not options.progress,
         )
         runner.run()
-    diagnostics = kernel.diagnostics()  # the runner's own would be an R-hat, which takes four draws
+    diagnostics = runner.diagnostics()
     diverging = np.zeros(options.draws, bool)
-    diverging[diagnostics["divergences"]] = True
+    diverging[diagnostics["divergences"]["chain 0"]] = True
     x = start + runner.get_samples()["w"] @ factor.T
-    return x.detach(), diverging, float(kernel.step_size), float(diagnostics["acceptance rate"])
+    return x.detach(), diverging, float(kernel.step_size), float(diagnostics["acceptance rate"]["chain 0"])
 
 
 def _in_processes(tasks: list[tuple[Any, ...]], workers: int, progress: bool) -> list[Any]:

@@ -81,9 +81,9 @@ LEGITIMATE: list[tuple[str, str, str, str]] = [
     ("Animal", "model | data", "function | class", "called when the animal is built"),
     ("amortize", "family", "function | class", "a function (features, context) -> module is tried by the guide's first draw"),
     # arrays of the right shape
-    ("ODEProblem | LinearODE* | GreyBoxODE", "times", "range", "increasing numbers"),
+    ("ODEProblem | LinearODE* | GreyBoxODE | ecdf", "times | points", "range", "increasing numbers"),
     ("*", "pits | sensors | boundary | lengths | loc | flat | scale | points | x", "int tensor | half tensor", "numbers"),
-    ("uniformity | effect | ecdf | interval_coverage", "pits", "bool tensor", "zeros and ones"),
+    ("uniformity | effect | ecdf | interval_coverage", "pits | points", "bool tensor", "zeros and ones"),
     ("*.solve | *.observe | *.residual | *.logdet | KarhunenLoeve() | unit_cube_cutoff | UnconstrainedSites.constrain",
      "z | u | x | residual | flat", "nan tensor | inf tensor", "what comes out is not finite and has no weight"),
     ("Galerkin.*", "u | residual", "half tensor", "numbers"),
