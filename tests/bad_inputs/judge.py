@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,7 +64,7 @@ def judged(target: Target, argument: str, value: str, make: Callable[[], Any]) -
     assert threading.current_thread() is threading.main_thread()
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # progress bars
             warnings.simplefilter("ignore")
             target.function(**target.usual() | {argument: make()})
     except Hang:
@@ -82,7 +84,9 @@ def judged(target: Target, argument: str, value: str, make: Callable[[], Any]) -
 def _of_error(target: Target, argument: str, error: Exception) -> Outcome:
     text = str(error)
     own = type(error).__module__.startswith("physzoo")
-    report = isinstance(error, SolveError | ContractError)  # tells what happened to a right input, or of all broken rules
+    report = isinstance(
+        error, SolveError | ContractError
+    )  # tells what happened to a right input, or of all broken rules
     faults = [
         fault
         for fault, true in (

@@ -119,5 +119,3 @@ def judged(words: tuple[str, ...], folder: Path) -> Outcome:
 
 def _ring(*_: object) -> None:
     raise Hang
-
-
