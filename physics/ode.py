@@ -219,9 +219,10 @@ class ODEProblem(Problem):
             )
 
     def observe(self, u: Tensor) -> Tensor:
-        """Return what is seen of the trajectory: ``observation(u)``, by default u itself; u of shape (..., T, k)."""
-        floats("u", u, len(self.times), None)
-        return u if self.observation is None else self.observation(u)
+        """Return what is seen of the trajectory: ``observation(u)``, by default u itself."""
+        if self.observation is None:
+            return floats("u", u)
+        return self.observation(floats("u", u, None, None))
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return the one-step defects, shape (..., T, k); zero at the solution (adaptive: to the tolerance).
