@@ -169,7 +169,12 @@ LEGITIMATE: list[tuple[str, str, str, str]] = [
         "nan tensor | inf tensor",
         "what comes out is not finite and has no weight",
     ),
-    ("*ODE*.observe", "u", "empty tensor | 0-dim tensor | wrong shape | half tensor", "the state itself is what is seen"),
+    (
+        "*ODE*.observe",
+        "u",
+        "empty tensor | 0-dim tensor | wrong shape | half tensor",
+        "the state itself is what is seen",
+    ),
     ("Galerkin.*", "u | residual", "half tensor", "numbers"),
     (
         "ODEProblem.solve(rate)",

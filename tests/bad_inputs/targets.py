@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib.util import find_spec
 
 from .of_guides import of_guides
 from .of_inference import of_inference
@@ -12,13 +13,9 @@ from .target import Target
 
 
 @cache
-def targets() -> tuple[Target, ...]:
-    """All of them, those of finite elements only where they are installed."""
+def targets(fem: bool = True) -> tuple[Target, ...]:
+    """All of them; those of finite elements only where they are wanted and installed."""
     found = [*of_inference(), *of_guides(), *of_physics(), *of_the_zoo()]
-    try:
-        from physzoo.physics.fem_require import require_dolfinx
-
-        require_dolfinx()
-    except ImportError:
-        return tuple(found)
-    return (*found, *of_fem_problems())
+    if fem and find_spec("dolfinx") is not None:
+        found += of_fem_problems()
+    return tuple(found)
