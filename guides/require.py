@@ -40,7 +40,7 @@ def whole(name: str, value: Any, least: int, most: int = MOST) -> None:
     wrong = not isinstance(value, Integral) or isinstance(value, bool)
     if wrong or not least <= int(value) <= most:
         high = not wrong and int(value) > most
-        bounds = f"a whole number from {least} to {most}" if high else f"a whole number of at least {least}"
+        bounds = f"{least} to {most}" if most != MOST or high else f"a whole number of at least {least}"
         raise ValueError(f"{name}: got {shown(value)}, expected {bounds}")
 
 

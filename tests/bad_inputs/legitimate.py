@@ -163,9 +163,9 @@ LEGITIMATE: list[tuple[str, str, str, str]] = [
     ),
     ("uniformity | effect | ecdf | interval_coverage", "pits | points", "bool tensor", "zeros and ones"),
     (
-        "*.solve | *.observe | *.residual | *.logdet | KarhunenLoeve() | unit_cube_cutoff | "
+        "*.solve | *.observe | *.residual | *.logdet | Collocation.* | KarhunenLoeve() | unit_cube_cutoff | "
         "UnconstrainedSites.constrain",
-        "z | u | x | residual | flat",
+        "z | u | c | x | residual | flat",
         "nan tensor | inf tensor",
         "what comes out is not finite and has no weight",
     ),
@@ -183,7 +183,7 @@ LEGITIMATE: list[tuple[str, str, str, str]] = [
         "a batch of them",
     ),
     (
-        "KarhunenLoeve | unit_cube_cutoff",
+        "KarhunenLoeve | unit_cube_cutoff | Collocation.*",
         "points | x",
         "wrong shape | empty tensor",
         "seven points in five dimensions, or none",

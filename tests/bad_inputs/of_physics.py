@@ -136,6 +136,20 @@ def of_physics() -> list[Target]:
         Target("PlanarArm", physics.PlanarArm, given(lengths=[1.0, 2.0])),
         *_of_methods("PlanarArm", arm, lambda: torch.full((3,), 0.3, dtype=DOUBLE)),
         Target("Collocation", physics.Collocation, given(modes=4, points=6)),
+        *(
+            Target(
+                f"Collocation.{method}",
+                lambda method=method, **a: getattr(collocation(), method)(**a),
+                given(**usual),
+                tuple(usual),
+            )
+            for method, usual in (
+                ("conductivity", {"z": field, "x": grid}),
+                ("state", {"c": torch.zeros(4, dtype=DOUBLE), "x": grid}),
+                ("rows", {"z": field, "x": grid}),
+                ("at_points", {"c": torch.zeros(4, dtype=DOUBLE), "z": field, "x": grid}),
+            )
+        ),
         *_of_methods("Collocation", collocation, lambda: torch.zeros(2, dtype=DOUBLE)),
         Target("Galerkin", physics.Galerkin, given(problem=bar(), basis=sines(3, 2, DOUBLE))),
         *_of_methods("Galerkin", galerkin, lambda: torch.zeros(4, dtype=DOUBLE), ("log_conductivity",)),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
+
+from physzoo.physics.fem_require import require_dolfinx
 
 from .of_guides import of_guides
 from .of_inference import of_inference
@@ -16,6 +18,7 @@ from .target import Target
 def targets(fem: bool = True) -> tuple[Target, ...]:
     """All of them; those of finite elements only where they are wanted and installed."""
     found = [*of_inference(), *of_guides(), *of_physics(), *of_the_zoo()]
-    if fem and find_spec("dolfinx") is not None:
-        found += of_fem_problems()
+    with suppress(ImportError):
+        if fem and require_dolfinx():
+            found += of_fem_problems()
     return tuple(found)
