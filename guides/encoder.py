@@ -146,9 +146,8 @@ class Encoder(nn.Module):
         shape = self.shapes[name]
         wrong = not isinstance(value, Tensor) or value.is_nested or not value.numel() or value.ndim < len(shape)
         if wrong or tuple(value.shape[value.ndim - len(shape) :]) != shape:
-            raise ValueError(
-                f"{name}: got {shown(value)}, expected a tensor of shape (..., {', '.join(map(str, shape))})"
-            )
+            got = tuple(value.shape) if isinstance(value, Tensor) and not value.is_nested else shown(value)
+            raise ValueError(f"{name}: got {got}, expected a tensor of shape (..., {', '.join(map(str, shape))})")
         return value
 
     def _seen(self, data: Data, value: Tensor) -> Tensor:
