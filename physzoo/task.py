@@ -58,7 +58,7 @@ class RunOptions:
             if self.guide is not None and not (isinstance(self.guide, str) and self.guide == OWN):
                 one_of("guide", self.guide, list(FAMILIES))
             if self.steps is not None:
-                whole("steps", self.steps, 1, 2**31 - 1)
+                whole("steps", self.steps, 1)
             whole("seed", self.seed, 0, 2**31 - 1)
             for name in ("quick", "resume", "progress", "overwrite"):
                 flag(name, getattr(self, name))
