@@ -10,12 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from ..guides.require import seed_number, shown
 from .arrays import as_given, numbers
 from .reference import limited
-from .warn import warn_of_weights
+from .warn import warn, warn_of_weights
 
 if TYPE_CHECKING:
     from xarray import Dataset, DataTree
 
 FEWEST = 25  # draws with a density, from which a tail can be fitted
+FEWEST_OF_USE = 100  # effective draws below which a posterior is not told by what is resampled
 USABLE = 0.7  # k-hat from which on weights cannot be trusted
 _EQUAL = 1e-6  # log weights closer than this are equal but for rounding
 _ROUNDINGS = 8  # so many roundings of a log density may stand between equal weights
@@ -185,6 +186,8 @@ def importance_resample(tree: DataTree, draws: int | None = None, *, seed: int =
     weights, shape = np.exp(log_weights), float(shape)
     effective = 1 / float(np.square(weights).sum())
     warn_of_weights(shape, "tree")
+    if shape < USABLE and effective < FEWEST_OF_USE and (draws is None or draws > effective):
+        warn(f"tree: got draws worth {effective:.0f}, expected at least {FEWEST_OF_USE}: draw more by posterior(draws=...)")
     count = max(1, int(effective + _EQUAL)) if draws is None else draws
     rows = _stratified(weights, count, np.random.default_rng(seed))
     sizes = dict(tree["sample_stats"].sizes)

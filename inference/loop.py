@@ -299,7 +299,7 @@ class Loop:
         return {
             "modules": self.store.state(copy),
             "optimizer": deepcopy(self.optimizer.state_dict()) if copy else self.optimizer.state_dict(),
-            "settings": settings(self.optimizer, self.objective, self.options),
+            "settings": settings(self.optimizer, self.objective, self.options, self.model, self.batches.source),
             "late": list(self.late),
             "step": self.step,
             "skipped": self.skipped,
@@ -324,7 +324,10 @@ class Loop:
         return True
 
     def _restore(self, state: dict[str, Any]) -> None:
-        path, now = self.options.checkpoint, settings(self.optimizer, self.objective, self.options)
+        path, now = (
+            self.options.checkpoint,
+            settings(self.optimizer, self.objective, self.options, self.model, self.batches.source),
+        )
         try:
             check(path, state, self._state(), now)
             best, late = state["best"], list(state.get("late", []))

@@ -28,7 +28,7 @@ from ..guides.sites import (
 from ..guides.traces import samples, site_log_probs, total
 from .densities import check_guide, paired_traces, replicated
 from .entries import as_given, entrywise, picked, pointwise, seen_by_any
-from .importance import FEWEST, k_hat
+from .importance import FEWEST, smoothed
 from .latents import Latents, unobserved
 from .layout import check_layout, tree
 from .warn import warn_of_weights
@@ -167,7 +167,8 @@ def posterior(
             if name in before
         }
     if draws >= FEWEST:
-        warn_of_weights(float(k_hat(groups["sample_stats"]["log_p"][0], groups["sample_stats"]["log_q"][0])), "guide")
+        log_weights, shape = smoothed(*(groups["sample_stats"][name][0] for name in ("log_p", "log_q")))
+        warn_of_weights(float(shape), "guide", share=1 / float(np.exp(2 * log_weights).sum()) / draws)
     seen = _only_seen(groups, {name: np.any([_numpy(part[name]) for part in seen_of], 0) for name in observed})
     return tree(groups, coords=coords, dims=dims, units=units, attrs={"seed": seed, "draws": draws}, seen=seen)
 

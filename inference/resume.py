@@ -30,15 +30,43 @@ def put_back(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda_generators"])
 
 
-def settings(optimizer: torch.optim.Optimizer, objective: Any, options: FitOptions) -> dict[str, Any]:
+def settings(
+    optimizer: torch.optim.Optimizer, objective: Any, options: FitOptions, model: Any, source: Any
+) -> dict[str, Any]:
     """Return what two fits have in common of which one resumes the other; and what decides whether one that ended goes on."""
     return {
+        "model": getattr(model, "__qualname__", type(model).__qualname__),
+        "data": fingerprint(source),
         "optimizer": type(optimizer).__name__,
         "objective": described(objective),
         "seed": int(options.seed),
         "steps": int(options.steps),
         "patience": None if options.patience is None else int(options.patience),
     }
+
+
+def fingerprint(source: Any) -> dict[str, list[float]]:
+    """Return a few moments of every tensor of the data, argument -> numbers: the same for the same data up to rounding."""
+    held = getattr(source, "data", getattr(source, "given", source)) or {}
+    found = {}
+    for name, value in held.items():
+        if isinstance(value, Tensor):
+            flat = value.detach().cpu().double().flatten().nan_to_num(0.0, 0.0, 0.0)
+            turned = torch.arange(flat.numel(), dtype=torch.float64).mul(0.7).cos()
+            sums = [flat.sum(), flat.abs().sum(), (flat * turned).sum(), value.isnan().sum()]
+            found[name] = [float(flat.numel()), *(float(number) for number in sums)]
+    return found
+
+
+def same_data(a: Mapping[str, list[float]], b: Mapping[str, list[float]]) -> bool:
+    """Whether two fingerprints are of the same data."""
+    if a.keys() != b.keys():
+        return False
+    for name, numbers in a.items():
+        other, size = b[name], 1e-4 * max(abs(numbers[2]), abs(b[name][2]))
+        if numbers[0] != other[0] or any(abs(x - y) > size for x, y in zip(numbers[1:], other[1:], strict=True)):
+            return False
+    return True
 
 
 def described(objective: Any) -> str:
@@ -73,7 +101,11 @@ def check(path: Any, state: Mapping[str, Any], expected: Mapping[str, Any], now:
         differ = difference(got, wanted)
         raise CheckpointError(f"checkpoint: '{path}' is of another model or guide ({differ})")
     told = state.get("settings", {})
-    for name in ("optimizer", "objective", "seed"):
+    if "data" in told and not same_data(told["data"], now["data"]):
+        raise CheckpointError(
+            f"resume: '{path}' was written for other data, expected the same; without resume a new fit starts"
+        )
+    for name in ("model", "optimizer", "objective", "seed"):
         if name in told and told[name] != now[name]:
             raise CheckpointError(
                 f"resume: '{path}' was written with {name} {told[name]}, got {now[name]}, expected the same; without resume a "

@@ -13,6 +13,8 @@ class TrustWarning(UserWarning):
     """A result came out, and its own diagnostics say that it cannot be trusted; the text says what to do."""
 
 
+FEW = 0.3  # share of effective draws below which a guide's draws are not taken for the posterior's
+
 ADVICE = {
     "nuts": "more warmup= and draws=, start from laplace (initial=, inverse_mass=)",
     "hmc": "more warmup= and draws=",
@@ -45,8 +47,17 @@ def warn_of(reference: Reference, stacklevel: int = 2) -> None:
         )
 
 
-def warn_of_weights(k_hat: float, argument: str, stacklevel: int = 2) -> None:
-    """Warn once of importance weights whose k-hat is not below 0.7."""
+def warn_of_weights(k_hat: float, argument: str, stacklevel: int = 2, share: float = 1.0) -> None:
+    """Warn once of importance weights whose k-hat is not below 0.7, or that leave a small share of effective draws.
+
+    A guide that is far too wide has weights that can be trusted and draws that are not the posterior's.
+    """
+    if k_hat < 0.7 and share < FEW:
+        warn(
+            f"{argument}: got draws of which {share:.0%} are effective by their importance weights, expected over {FEW:.0%}: they are "
+            "not the posterior's; fit longer, take a richer family, or draw many and use importance_resample",
+            stacklevel + 1,
+        )
     if not k_hat < 0.7:
         warn(
             f"{argument}: got k-hat {k_hat:.2f}, expected below 0.7: these weights cannot be trusted; fit longer, take a richer "

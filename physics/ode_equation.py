@@ -45,6 +45,12 @@ class Known:
         self._facts[key] = fact
         return before
 
+    def count(self, rhs: RightHandSide, what: Hashable) -> int:
+        """Count a use and return how many there have been."""
+        key = (*_identity(rhs), what)
+        self._facts[key] = self._facts.get(key, 0) + 1
+        return self._facts[key]
+
 
 def _identity(rhs: RightHandSide) -> tuple[int, Any]:
     return id(getattr(rhs, "__self__", rhs)), getattr(rhs, "__func__", None)

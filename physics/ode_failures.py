@@ -36,7 +36,8 @@ def halved_steps(coarse: Tensor, fine: Tensor) -> tuple[float, float]:
     """Compare trajectories (S, T, k) with those of steps half as long: medians over the samples that are finite in both.
 
     Returns:
-        Largest difference relative to what each component has been so far, and by how much the largest component is too large.
+        Largest difference relative to what each component has been so far, and by which factor the largest component differs:
+        steps that are not stable make it grow, whether they are halved or not.
     """
     usable = (torch.isfinite(coarse) & torch.isfinite(fine)).flatten(1).all(-1)
     if not bool(usable.any()):
@@ -46,7 +47,7 @@ def halved_steps(coarse: Tensor, fine: Tensor) -> tuple[float, float]:
     size = torch.maximum(fine.abs(), coarse.abs()).cummax(-2)[0]
     off = torch.where(difference == 0, 0.0, difference / size).flatten(1).amax(-1)
     most, least = coarse.abs().amax(-2), fine.abs().amax(-2)
-    growth = torch.where(most == least, 1.0, most / least).amax(-1)
+    growth = torch.where(most == least, 1.0, torch.maximum(most / least, least / most)).amax(-1)
     return float(off.median()), float(growth.median())
 
 
