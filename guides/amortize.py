@@ -15,7 +15,7 @@ from .encoder import Encoder
 from .encoders import ENCODERS
 from .families import FAMILIES, Family
 from .refine import GaussNewton
-from .require import named, seed_number, whole
+from .require import named, seed_number, shown, whole
 from .sites import Data, repeated, rows_of, seeded, simulate
 from .spread import spread
 from .unconstrained import UnconstrainedSites, Whitening
@@ -68,7 +68,7 @@ def amortize(
         >>> guide = amortize(model, "mlp", "spline", example={"y": y})  # doctest: +SKIP
     """
     whole("simulations", simulations, 0)
-    whole("refine", refine, 0)
+    whole("refine", refine, 0, 1000)
     seed_number(seed)
     if refine and (encoder is None or whitening is not None):
         got = "encoder None" if encoder is None else "a whitening of one data set"
@@ -103,7 +103,7 @@ def _encoder(encoder: Any, example: Data) -> Encoder | None:
         return encoder(example)
     if isinstance(encoder, str):
         if encoder not in ENCODERS:
-            raise ValueError(f"encoder: got '{encoder}', expected one of {', '.join(ENCODERS)}")
+            raise ValueError(f"encoder: got {shown(encoder)}, expected one of {', '.join(ENCODERS)}")
         return ENCODERS[encoder](example)
     raise TypeError(f"encoder: got {type(encoder).__name__}, expected a name, an Encoder or None")
 
@@ -111,7 +111,7 @@ def _encoder(encoder: Any, example: Data) -> Encoder | None:
 def _family(family: Any) -> Any:
     if isinstance(family, str):
         if family not in FAMILIES:
-            raise ValueError(f"family: got '{family}', expected one of {', '.join(FAMILIES)}")
+            raise ValueError(f"family: got {shown(family)}, expected one of {', '.join(FAMILIES)}")
         return FAMILIES[family]
     if not callable(family):
         raise TypeError(

@@ -207,6 +207,7 @@ class AmortizedGuide(PyroModule):
         Raises:
             ValueError: several data sets, or too few draws.
         """
+        named("data", data)
         whole("draws", draws, self.sites.size + 2)
         if self._outer(data):
             raise ValueError(f"data: got {self._outer(data)} data sets, expected one")
@@ -237,3 +238,6 @@ def check_whitening(whitening: Any) -> None:
     if not isinstance(whitening, Whitening):
         raise TypeError(f"whitening: got {shown(whitening)}, expected a Whitening")
     tensors("whitening", {"loc": whitening.loc, "tril": whitening.tril})
+    for name, value in (("loc", whitening.loc), ("tril", whitening.tril)):
+        if not value.is_floating_point():
+            raise TypeError(f"whitening['{name}']: got {shown(value)}, expected floats")

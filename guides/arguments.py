@@ -21,11 +21,16 @@ def check_mask(data: Mapping[str, Any], name: str = "data") -> None:
 
     Raises:
         TypeError: they are not.
+        ValueError: the mask has no entry, or more dimensions than any of them.
     """
     named(name, data)
     mask = data.get(MASK)
     if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool):
         raise TypeError(f"{name}['{MASK}']: got {shown(mask)}, expected a boolean tensor, True where observed")
+    others = {key: value for key, value in data.items() if isinstance(value, Tensor) and key != MASK}
+    if mask is not None and (not mask.numel() or (others and mask.dim() > max(v.dim() for v in others.values()))):
+        like = ", ".join(f"'{key}' {tuple(value.shape)}" for key, value in others.items()) or "the data"
+        raise ValueError(f"{name}['{MASK}']: got shape {tuple(mask.shape)}, expected one that broadcasts to {like}")
 
 
 def check_observed(trace: poutine.Trace, data: Mapping[str, Any], sets: int | None = None) -> None:

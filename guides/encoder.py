@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .arguments import MASK
-from .require import named, shown, whole, widths
+from .require import named, shown, tensors, whole, widths
 from .sites import Data
 
 KNOTS = 65
@@ -66,9 +66,18 @@ class Encoder(nn.Module):
 
         A single row v, as of a covariate, and an entry that is the same in all draws say nothing of the spread: mean v, scale
         |v| (1 where v is zero), a linear score.
+
+        Raises:
+            TypeError, ValueError: draws of an encoded argument are missing, or of another shape or kind.
         """
+        tensors("draws", draws)
         for name in self.names:
-            found = self._moments(draws[name])
+            value, shape = draws.get(name), self.shapes[name]
+            if value is None or not value.is_floating_point() or tuple(value.shape[1:]) != shape or not len(value):
+                raise ValueError(
+                    f"draws['{name}']: got {shown(value)}, expected floats of shape (N, {', '.join(map(str, shape))})"
+                )
+            found = self._moments(value)
             for kind, value in zip(("mean", "scale", "knots"), found, strict=True):
                 getattr(self, f"{name}_{kind}").copy_(value)
 
@@ -135,9 +144,9 @@ class Encoder(nn.Module):
     def _entry(self, data: Data, name: str) -> Tensor:
         value: Any = data.get(name)
         shape = self.shapes[name]
-        wrong = not isinstance(value, Tensor) or not value.numel() or value.ndim < len(shape)
+        wrong = not isinstance(value, Tensor) or value.is_nested or not value.numel() or value.ndim < len(shape)
         if wrong or tuple(value.shape[value.ndim - len(shape) :]) != shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else shown(value)
+            got = tuple(value.shape) if isinstance(value, Tensor) and not value.is_nested else shown(value)
             raise ValueError(f"{name}: got {got}, expected a tensor of shape (..., {', '.join(map(str, shape))})")
         return value
 

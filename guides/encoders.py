@@ -114,7 +114,7 @@ class MaskedSet(Encoder):
         super().__init__(example, width)
         whole("features", features, 1)
         where = torch.linspace(0, 1, self.length()) if positions is None else positions
-        if not isinstance(where, Tensor) or where.ndim < 1 or len(where) != self.length():
+        if not isinstance(where, Tensor) or where.is_nested or where.ndim < 1 or len(where) != self.length():
             raise ValueError(
                 f"positions: got {shown(where)}, expected a tensor, one row for each of the {self.length()} sensors"
             )
@@ -158,6 +158,8 @@ class Table(Encoder):
         """
         first = self.names[0]
         value = self._entry(data, first)
+        if self.masked:
+            self._seen(data, value)
         outer = tuple(value.shape[: value.ndim - len(self.shapes[first])])
         if outer == ():
             return self.vectors[0]  # one data set without a plate: the trial run that a driver makes

@@ -15,7 +15,14 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from .flows import Flow, LowerTriangularAffine, Planar, transforms_of_zuko
-from .require import real, whole, widths
+from .require import flag, real, whole, widths
+
+LARGEST = 10**4  # layers, transforms, bins and columns
+
+
+def _check_sizes(features: int, context: int) -> None:
+    whole("features", features, 1)
+    whole("context", context, 0)
 
 
 class Head(nn.Module):
@@ -60,6 +67,8 @@ class Gaussian(nn.Module):
 
     def __init__(self, features: int, context: int, full: bool = True) -> None:
         super().__init__()
+        _check_sizes(features, context)
+        flag("full", full)
         self.affine = Affine(features, context, full)
 
     def forward(self, context: Tensor) -> TorchDistribution:
@@ -73,8 +82,9 @@ class LowRank(nn.Module):
 
     def __init__(self, features: int, context: int, rank: int | None = None) -> None:
         super().__init__()
+        _check_sizes(features, context)
         if rank is not None:
-            whole("rank", rank, 1)
+            whole("rank", rank, 1, LARGEST)
         self.features, self.rank = features, rank or max(1, round(features**0.5))
         self.head = Head(context, features * (2 + self.rank))
 
@@ -101,7 +111,9 @@ class PlanarFlow(nn.Module):
 
     def __init__(self, features: int, context: int, layers: int = 8, full: bool = False) -> None:
         super().__init__()
-        whole("layers", layers, 1)
+        _check_sizes(features, context)
+        whole("layers", layers, 1, LARGEST)
+        flag("full", full)
         self.features, self.layers = features, layers
         self.affine = Affine(features, context, full=full)
         self.head = Head(context, layers * (2 * features + 1))
@@ -178,8 +190,9 @@ class SplineFlow(_Steps):
         hidden: tuple[int, ...] = (64, 64),
         tail: float | None = None,
     ) -> None:
-        whole("transforms", transforms, 1)
-        whole("bins", bins, 2)
+        _check_sizes(features, context)
+        whole("transforms", transforms, 1, LARGEST)
+        whole("bins", bins, 2, LARGEST)
         widths("hidden", hidden)
         transforms_of_zuko()
         from zuko.transforms import MonotonicRQSTransform
@@ -207,7 +220,8 @@ class CouplingFlow(_Steps):
     """
 
     def __init__(self, features: int, context: int, transforms: int = 6, hidden: tuple[int, ...] = (64, 64)) -> None:
-        whole("transforms", transforms, 1)
+        _check_sizes(features, context)
+        whole("transforms", transforms, 1, LARGEST)
         widths("hidden", hidden)
         super().__init__(features, context, [_coupling(features, context, turn, hidden) for turn in range(transforms)])
 
@@ -230,7 +244,8 @@ class InverseAutoregressiveFlow(_Steps):
     """
 
     def __init__(self, features: int, context: int, transforms: int = 3, hidden: tuple[int, ...] = (64, 64)) -> None:
-        whole("transforms", transforms, 1)
+        _check_sizes(features, context)
+        whole("transforms", transforms, 1, LARGEST)
         widths("hidden", hidden)
         transforms_of_zuko()
         from zuko.flows.autoregressive import MaskedAutoregressiveTransform

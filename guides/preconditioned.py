@@ -12,11 +12,12 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from .encoder import mlp
-from .require import function, real, seed_number, shown, whole, widths
+from .require import flag, function, real, seed_number, shown, whole, widths
 from .residual import StateGuide
 from .sites import seeded
 
 PATTERN_SEED = 0
+LARGEST = 10**5  # rows of A, and steps
 NOISE = 100.0  # times the machine's precision: a direction of which less is new is rounding
 SYMMETRIC_TO = 1e-6  # of the largest entry of dr/du
 
@@ -112,9 +113,10 @@ class PreconditionedGuide(StateGuide):
         super().__init__(guide_z, problem, state, unknowns, field)
         function("guide_z", guide_z)
         real("scale", scale, 0.0)
-        whole("size", size, 1)
-        whole("steps", steps, 1)
+        whole("size", size, 1, LARGEST)
+        whole("steps", steps, 1, LARGEST)
         whole("modes", modes, 1)
+        flag("energy", energy)
         widths("hidden", hidden)
         seed_number(seed)
         if not isinstance(reference, Tensor) or reference.dim() != 1 or not reference.is_floating_point():

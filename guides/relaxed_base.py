@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .amortized_guide import AmortizedGuide
 from .flows import Flow, LowerTriangularAffine
 from .refine import Refined, shifted
-from .require import named, shown
+from .require import flag, named, shown
 from .sites import Data
 from .unconstrained import Whitening
 
@@ -51,6 +51,7 @@ class RelaxedBase(AmortizedGuide):
             raise TypeError(f"guide: got {shown(guide)}, expected a guide from amortize")
         if guide.encoder is None:
             raise ValueError("guide: got one of a single data set (encoder None), expected an amortised guide")
+        flag("full", full)
         named("data", data)
         with torch.no_grad():
             context, refined = guide.context(data)

@@ -14,7 +14,7 @@ from torch.distributions import biject_to
 
 from .batches import check_batches
 from .nodes import nodes
-from .require import shown, tensors
+from .require import named, shown, tensor, tensors
 from .sites import Data, latent_sites, observed_sites, plate_nesting, prototype
 from .supports import support_of
 from .traces import derived_sites
@@ -54,6 +54,8 @@ class UnconstrainedSites:
     """
 
     def __init__(self, model: Callable[..., Any], example: Data | None = None) -> None:
+        if example is not None:
+            named("example", example)
         trace, other = prototype(model, example), prototype(model, example, seed=1)
         self.nesting = plate_nesting(trace)
         self.observed = tuple(observed_sites(trace))
@@ -73,7 +75,13 @@ class UnconstrainedSites:
         """Split (..., D) into constrained site values and log|det d value/d unconstrained| over each site's event.
 
         Values have shape (..., *site batch, *site event), log determinants (..., *site batch).
+
+        Raises:
+            TypeError, ValueError: another shape or dtype, or no tensor.
         """
+        tensor("flat", flat)
+        if flat.shape[-1:] != (self.size,) or not flat.is_floating_point():
+            raise ValueError(f"flat: got {shown(flat)}, expected floats of shape (..., {self.size})")
         values, ladjs = {}, {}
         for block in self.blocks:
             piece = flat[..., block.start : block.start + block.size].reshape(flat.shape[:-1] + block.unconstrained)

@@ -25,7 +25,10 @@ def numbers(name: str, value: Any, finite: bool = False) -> Array:
         TypeError: it holds something else than real numbers.
         ValueError: an entry is not finite, where it has to be.
     """
-    found = as_given(name, value).astype(float)
+    try:
+        found = as_given(name, value).astype(float)
+    except MemoryError:
+        raise ValueError(f"{name}: got {_told(value)}, expected numbers that memory holds") from None
     if finite and not np.isfinite(found).all():
         raise ValueError(f"{name}: got {int((~np.isfinite(found)).sum())} entries that are not finite, expected none")
     return found
@@ -62,9 +65,11 @@ def dense(name: str, value: Any) -> None:
     """
     if (
         not isinstance(value, Tensor)
+        or value.is_nested
         or value.is_meta
         or value.layout != torch.strided
         or not value.is_floating_point()
+        or value.numel() > MOST
         or not bool(torch.isfinite(value).all())
     ):
         raise ValueError(f"{name}: got {_told(value)}, expected a tensor of finite numbers")

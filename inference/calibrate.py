@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..guides.alone import alone
 from ..guides.arguments import check_mask
 from ..guides.batches import check_sets
-from ..guides.require import function, real, seed_number, shown, tensors
+from ..guides.require import flag, function, real, seed_number, shown, tensors
 from ..guides.sites import Data, prototype, repeated, rows_of, seeded, simulate, unchecked
 from .blocks import Block, Failed, Scoring, amortised_block, refitted_block
 from .calibration import Calibration, checked
@@ -89,6 +89,7 @@ def calibrate(
     for name, number, least in (("datasets", datasets, 2), ("draws", draws, 2), ("chunk", chunk, 1)):
         limited(name, number, least)
     check_size(datasets=datasets, draws=draws)
+    flag("progress", progress)
     real("widen", widen, 0.0, expected="a positive factor")
     real("alpha", alpha, 0.0, 1.0, "a level between 0 and 1")
     seed_number(seed)
@@ -99,6 +100,9 @@ def calibrate(
     function("guide" if fit is None else "fit", guide if fit is None else fit)
     check_mask({} if given is None else given, "given")
     widen = float(widen)
+    function("model", model)
+    if simulator is not None:
+        function("simulator", simulator)
     judge = model if simulator is None else simulator
     if pairs is None:
         check_simulates(judge, given)
@@ -209,6 +213,8 @@ def _check_failures(found: list[Block | Failed], total: int) -> None:
 def _data(model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None) -> tuple[dict[str, Any], Tensor]:
     """Return the model's arguments for every data set, and which simulations are finite."""
     tensors("pairs", pairs)
+    if not pairs:
+        raise ValueError("pairs: got none, expected the unknowns and the data by name")
     call = model.forward if isinstance(model, torch.nn.Module) else model
     arguments = [name for name in inspect.signature(call).parameters if name in pairs]
     if not arguments:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..guides.require import seed_number, shown, whole
+from ..guides.require import flag, seed_number, shown, whole
 from .arrays import Array, numbers
 from .distances import moments, shares, unit, wasserstein
 from .labelled import paired
@@ -126,6 +126,7 @@ def compare(
         TypeError: something else than real numbers.
         ValueError: no common site, shapes or labels that differ, fewer than 10 draws, or weights that do not fit.
     """
+    flag("classify", classify)
     whole("limit", limit, 10)
     seed_number(seed)
     left, right = paired(draws, reference)

@@ -91,6 +91,9 @@ class Simulator:
         if self.corrupt is not None:
             function("corrupt", self.corrupt)
         if self.seen is not None:
+            tensors("seen", self.seen)
+            if not self.seen:
+                raise ValueError("seen: got none, expected values of at least one unknown")
             count(self.seen)
             for name, value in self.seen.items():
                 check_numbers(f"seen['{name}']", value)

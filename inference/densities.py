@@ -99,7 +99,7 @@ def check_guide(trace: poutine.Trace, sites: Mapping[str, Mapping[str, Any]], po
         lost = own["value"][~torch.isfinite(own["value"])]
         if len(lost):
             raise ValueError(
-                f"guide: draws site '{name}' as {float(lost[0])}, expected finite numbers: are its parameters "
+                f"guide: got {float(lost[0])} in site '{name}', expected finite numbers: are its parameters "
                 "finite, and the data that its encoder sees (a mask hides gaps from it)?"
             )
         if not own["fn"].support.is_discrete and type(own["fn"]).__name__ != "Delta":

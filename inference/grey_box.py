@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ..guides.nodes import nodes
-from ..guides.require import real, shown, whole
+from ..guides.require import flag, real, whole
 from ..guides.traces import site_log_probs, total
 from .objectives import MOST, Batch, drawn_traces
 from .rejected import average
@@ -64,8 +64,7 @@ class GreyBoxELBO:
             whole("sleepers", self.sleepers, 1, MOST)
         for name in ("predictive", "cleansing", "sleep", "whole_sleep"):
             real(name, getattr(self, name), -math.ulp(0.0), math.inf, "a weight of at least 0")
-        if not isinstance(self.dream_codes, bool):
-            raise TypeError(f"dream_codes: got {shown(self.dream_codes)}, expected True or False")
+        flag("dream_codes", self.dream_codes)
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the loss, a mean over data sets."""

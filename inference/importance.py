@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..guides.require import seed_number, shown
-from .arrays import as_given
+from .arrays import as_given, numbers
 from .reference import limited
 from .warn import warn, warn_of_weights
 
@@ -50,7 +50,7 @@ def smoothed(log_p: ArrayLike, log_q: ArrayLike) -> tuple[NDArray[np.float64], N
     Source: Vehtari et al., arXiv:1507.02646; Yao et al., arXiv:1802.02538.
     """
     given = as_given("log_p", log_p), as_given("log_q", log_q)
-    target, proposal = (part.astype(float) for part in given)
+    target, proposal = numbers("log_p", log_p), numbers("log_q", log_q)
     if target.shape != proposal.shape or target.ndim < 1 or len(target) < FEWEST:
         raise ValueError(
             f"log_p, log_q: got shapes {target.shape} and {proposal.shape}, expected equal (S, ...), S >= {FEWEST}"

@@ -94,6 +94,11 @@ def check_layout(
     """Refuse names that are no sites, and dimensions that are not as many and as long as a site's."""
     for argument, given in (("coords", coords), ("dims", dims), ("units", units)):
         named(argument, {} if given is None else given)
+        for name, value in ({} if given is None else given).items():
+            if argument == "coords" and (isinstance(value, str | bytes) or not hasattr(value, "__len__")):
+                raise TypeError(f"coords['{name}']: got {shown(value)}, expected the entries along the dimension")
+            if argument == "units" and not isinstance(value, str):
+                raise TypeError(f"units['{name}']: got {shown(value)}, expected words")
         for name in {} if argument == "coords" or given is None else given:
             if name not in shapes:
                 raise ValueError(f"{argument}: got '{name}', expected a site of the model: {', '.join(shapes)}")

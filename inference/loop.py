@@ -7,6 +7,7 @@ import time
 import warnings
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,7 +169,10 @@ class Loop:
 
     def _loss(self, batch: Batch) -> Tensor:
         try:
-            return self.objective(self.run_model, self.run_guide, batch)
+            loss = self.objective(self.run_model, self.run_guide, batch)
+            if not isinstance(loss, Tensor | Real):
+                raise TypeError(f"objective: got {shown(loss)} as the loss, expected a number")
+            return loss
         except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
             told = "expected" in str(error) or type(error).__module__ not in ("builtins", "torch", "torch._C")
             if told or self.losses:

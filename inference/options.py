@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..guides.atomic import check_writable
-from ..guides.require import function, named, real, seed_number, shown, whole
-from .data import Source
+from ..guides.require import flag, function, named, real, seed_number, shown, whole
+from .data import DataSets, Simulator, Source
 
 Schedule = Literal["constant", "cosine"] | Callable[[float], float]
 
@@ -109,13 +109,18 @@ class FitOptions:
         if self.patience is not None and self.held_out is None:
             raise ValueError(f"patience: got {self.patience}, expected held_out data together with it")
         if self.optimizer is not None:
-            function("optimizer", self.optimizer)
+            function("optimizer", self.optimizer, classes=True)
         named("facts", self.facts)
         if self.device is not None:
             check_device(self.device)
         for name in ("resume", "progress"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name}: got {shown(getattr(self, name))}, expected True or False")
+            flag(name, getattr(self, name))
+        if self.held_out is not None and not isinstance(self.held_out, Mapping | DataSets | Simulator):
+            raise TypeError(f"held_out: got {shown(self.held_out)}, expected data as fit takes them")
+        if isinstance(self.held_out, Mapping):
+            named("held_out", self.held_out)
+            if not self.held_out:
+                raise ValueError("held_out: got no data, expected the arguments of one data set")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str | Path):
             raise TypeError(f"checkpoint: got {shown(self.checkpoint)}, expected the path of a file")
         if self.checkpoint is not None and (not str(self.checkpoint) or is_folder(self.checkpoint)):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..guides.alone import alone
 from ..guides.nodes import nodes
-from ..guides.require import function, seed_number, whole
+from ..guides.require import flag, function, named, seed_number, whole
 from ..guides.sites import (
     Data,
     derived_values,
@@ -66,7 +66,13 @@ def sample(
         ValueError: ``draws`` is not positive.
     """
     function("guide", guide)
+    named("data", data)
     whole("draws", draws, 1)
+    whole("nesting", nesting, 0, 64)
+    if datasets is not None:
+        whole("datasets", datasets, 1)
+    if seed is not None:
+        seed_number(seed)
     shape = (draws,) if datasets is None else (draws, datasets)
     own_sampler = getattr(guide, "sample", None)
     if callable(own_sampler):
@@ -130,6 +136,7 @@ def posterior(
     Source: layout of ArviZ's InferenceData schema, as written by its NumPyro SVI converter.
     """
     whole("draws", draws, 1)
+    flag("prior", prior)
     whole("chunk", chunk, 1)
     seed_number(seed)
     function("guide", guide)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..guides import Table, UnconstrainedSites, Whitening, amortize
 from ..guides.alone import alone
+from ..guides.families import FAMILIES
 from ..guides.nodes import nodes
-from ..guides.require import function, real, seed_number
+from ..guides.require import flag, function, named, one_of, real, seed_number
 from ..guides.sites import Data, plain, plated, repeated, seeded, unchecked
 from ..guides.traces import trace_of
 from .calibrate import calibrate
@@ -115,6 +116,9 @@ def posterior_sbc(
     for name, number, least in (("datasets", datasets, 2), ("draws", draws, 2), ("steps", steps, 1), ("wake", wake, 0)):
         limited(name, number, least)
     limited("particles", particles, 1, 10**6)
+    flag("progress", progress)
+    named("data", data)
+    one_of("family", family, list(FAMILIES))
     real("widen", widen, 0.0, expected="a positive factor")
     widen = float(widen)
     seed_number(seed)

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from ..guides.atomic import replacing
-from ..guides.require import named, shown, whole
+from ..guides.require import named, real, shown, whole
 from .arrays import as_given, numbers
 
 if TYPE_CHECKING:
@@ -62,8 +62,28 @@ class Reference:
         """Number of divergent transitions (NUTS)."""
         return int(self.stats["diverging"].sum()) if "diverging" in self.stats else 0
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str):
+            raise TypeError(f"method: got {shown(self.method)}, expected the name of a sampler")
+        for name in ("draws", "summary", "stats", "settings"):
+            named(name, getattr(self, name))
+        for statistic, found in self.summary.items():
+            named(f"summary['{statistic}']", found)
+        for name, found in (("draws", self.draws), ("stats", self.stats)):
+            for key, value in found.items():
+                if not isinstance(value, np.ndarray):
+                    raise TypeError(f"{name}['{key}']: got {shown(value)}, expected an array")
+        if self.datasets is not None:
+            whole("datasets", self.datasets, 1)
+
     def trusted(self, r_hat: float = 1.01, ess: float = 400.0) -> bool:
-        """Return whether R-hat and effective sample size of every scalar are good enough."""
+        """Return whether R-hat and effective sample size of every scalar are good enough.
+
+        Raises:
+            ValueError: a bound is not a positive number.
+        """
+        real("r_hat", r_hat, 0.0)
+        real("ess", ess, 0.0)
         return self.r_hat < r_hat and self.ess > ess
 
     def select(self, index: int) -> Reference:
@@ -103,8 +123,10 @@ class Reference:
         Args:
             **layout: ``coords``, ``dims`` and ``units`` as in ``posterior``.
         """
+        from .layout import check_layout
         from .posterior import tree
 
+        check_layout({n: v.shape[2:] for n, v in self.draws.items()}, *map(layout.get, ("coords", "dims", "units")))
         attrs: dict[str, Any] = {"method": self.method}
         attrs |= {"r_hat": self.r_hat, "ess": self.ess, "divergences": self.divergences}
         attrs |= {name: value for name, value in self.settings.items() if isinstance(value, int | float | str)}
@@ -119,7 +141,7 @@ class Reference:
         """
         target = _path(path)
         if target.suffix != ".npz":
-            raise ValueError(f"path: got '{target.name}', expected a name that ends in .npz")
+            raise ValueError(f"path: got '{target.name[-80:]}', expected a name that ends in .npz")
         if not self.draws:
             raise ValueError("draws: got a reference without draws, expected some to save")
         meta = {"format": _FORMAT, "method": self.method, "datasets": self.datasets}

@@ -135,7 +135,7 @@ def grid(
     limited("points", points, 3)
     limited("chunk", chunk, 1)
     seed_number(seed)
-    real("width", width, 0.0)
+    real("width", width, 0.0, 1000.0, "a positive number below 1000, in standard deviations")
     check_size(**{f"points of axis {axis}": points for axis in range(latents.size)})
     prior = latents.prior(model, data, 4096, seed)
     if bounds is None:

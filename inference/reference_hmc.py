@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.alone import alone
-from ..guides.require import real, seed_number
+from ..guides.require import flag, real, seed_number
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
 from .densities import count, one, proper
@@ -78,6 +78,8 @@ def hmc(
     for name, number, least in (("chains", chains, 2), ("draws", draws, 4), ("warmup", warmup, 20)):
         limited(name, number, least)
     limited("max_steps", max_steps, 1)
+    for name, value in (("datasets", datasets), ("progress", progress)):
+        flag(name, value)
     real("target_accept", target_accept, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
     for name, value in (("loc", loc), ("tril", tril)):

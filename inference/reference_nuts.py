@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.alone import alone
-from ..guides.require import real, seed_number, shown, tensors
+from ..guides.require import flag, real, seed_number, shown, tensors
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
 from .gradient_check import check_gradients
@@ -53,7 +53,7 @@ def nuts(
         model: a Pyro model of one data set.
         data: its arguments.
         chains: number of chains.
-        draws: kept draws per chain, at least 2.
+        draws: kept draws per chain, at least 4, which R-hat needs.
         warmup: adaptation steps per chain.
         initial: constrained values to start from: one mapping for all chains, which are scattered about it by
             N(0, inverse_mass) (by a tenth of the prior's spread without it), or one per chain. Prior draws
@@ -76,12 +76,13 @@ def nuts(
     """
     for name, number, least, most in (
         ("chains", chains, 1, LONGEST),
-        ("draws", draws, 2, LONGEST),
+        ("draws", draws, 4, LONGEST),
         ("warmup", warmup, 1, LONGEST),
         ("workers", workers, 1, 1024),
         ("max_tree_depth", max_tree_depth, 1, 20),
     ):
         limited(name, number, least, most)
+    flag("progress", progress)
     real("target_accept", target_accept, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
     model, data = in_one(model, data)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.alone import alone
-from ..guides.require import real, seed_number, shown
+from ..guides.require import flag, real, seed_number, shown
 from ..guides.sites import Data, seeded, unchecked
 from .arrays import dense, no_density
 from .densities import count, one, proper
@@ -91,6 +91,8 @@ def pcn(
     limited("warmup", warmup, 8)
     if candidates is not None:
         limited("candidates", candidates, chains)
+    for name, value in (("datasets", datasets), ("adapt", adapt), ("progress", progress)):
+        flag(name, value)
     real("acceptance", acceptance, 0.0, 1.0, "a rate between 0 and 1")
     seed_number(seed)
     sets = count(data) if datasets else 1

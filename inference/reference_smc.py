@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.alone import alone
-from ..guides.require import real, seed_number
+from ..guides.require import flag, real, seed_number
 from ..guides.sites import Data, seeded, unchecked
 from .densities import proper
 from .latents import Latents
@@ -83,6 +83,7 @@ def smc(
     Source: Del Moral, Doucet, Jasra, J. R. Statist. Soc. B 68 (2006) 411 (the sampler); Kantas, Beskos, Jasra,
         arXiv:1307.6127 (adaptive tempering in inverse problems); ter Braak, Stat. Comput. 16 (2006) 239 (the moves).
     """
+    flag("progress", progress)
     model, data = in_one(model, data)
     latents = Latents.of(model, data)
     for name, number, least in (

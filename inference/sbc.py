@@ -108,9 +108,11 @@ def _band(count: int, probability: float, simulations: int) -> Band:
 
 
 def ecdf(pits: ArrayLike, points: Array) -> Array:
-    """Return the empirical CDF of PIT values (N,) at the given points."""
-    ordered = np.sort(_ranks(pits))
-    return np.searchsorted(ordered, numbers("points", points), side="right") / len(ordered)
+    """Return the empirical CDF of PIT values (N,) at the given points (M,)."""
+    ordered, where = np.sort(_ranks(pits)), numbers("points", points, finite=True)
+    if where.ndim != 1 or not len(where):
+        raise ValueError(f"points: got {shown(where)}, expected (M,) numbers, at least one")
+    return np.searchsorted(ordered, where, side="right") / len(ordered)
 
 
 @dataclass(frozen=True)

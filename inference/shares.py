@@ -165,6 +165,8 @@ def accepted_pairs(
             else:
                 site, lost = which, lost + int(gone.sum())
                 good = {name: value[~gone.to(value.device)] for name, value in pairs.items()}
+            if not good:
+                raise ValueError("model: got no site in it, expected unknowns and data, each a pyro.sample")
             parts.append(good)
             have += len(next(iter(good.values())))
     if len(parts) == 1:

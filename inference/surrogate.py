@@ -19,7 +19,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..guides.alone import alone
-from ..guides.require import real, shown, whole
+from ..guides.require import one_of, real, shown, tensor, whole
 from .data import DataSets
 from .fit import Fit, fit
 from .objectives import ELBO, ForwardKL
@@ -68,8 +68,7 @@ class StateModel(PyroModule):
 
     def __init__(self, surrogate: Network, z: Unknowns, weight: Weight = "energy", tolerance: float = 1e-2) -> None:
         super().__init__()
-        if weight not in WEIGHTS:
-            raise ValueError(f"weight: got {shown(weight)}, expected one of {', '.join(WEIGHTS)}")
+        one_of("weight", weight, WEIGHTS)
         real("tolerance", tolerance, 0.0)
         self.weight, self.tolerance = weight, tolerance
         self._surrogate = (surrogate,)  # kept out of the modules: the guide owns what is trained
@@ -178,6 +177,9 @@ def fit_surrogate(
     Raises:
         ValueError, TypeError: as ``fit``, and where the weight does not fit the problem.
     """
+    if not all(hasattr(surrogate, part) for part in ("solve", "net", "basis")):
+        raise TypeError(f"surrogate: got {shown(surrogate)}, expected a Surrogate")
+    one_of("weight", weight, WEIGHTS)
     whole("batch_size", batch_size, 1)
     _check_unknowns(z, u)
     model, guide = StateModel(surrogate, z, weight if u is None else "plain"), StateGuide(surrogate)
@@ -187,7 +189,7 @@ def fit_surrogate(
     network = [*surrogate.net.parameters(), *surrogate.basis.parameters()]
     for parameter in network:
         parameter.requires_grad_(True)
-    options = options or FitOptions(steps=4000, learning_rate=2e-3, clip_norm=None)
+    options = options if options is not None else FitOptions(steps=4000, learning_rate=2e-3, clip_norm=None)
     found = fit(model, guide, source, ELBO() if u is None else ForwardKL(), options, **changes)
     surrogate.requires_grad_(False).eval()  # Pyro warns of frozen weights in training mode
     return found
@@ -204,8 +206,10 @@ def _check_unknowns(z: Any, u: Any) -> None:
         del parts["u"]
     if not isinstance(z, Mapping | Tensor) or not parts:
         raise TypeError(f"z: got {shown(z)}, expected a tensor of draws or a mapping from names to them")
-    for name, value in parts.items():
-        if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_meta or value.is_sparse:
+    for key, value in parts.items():
+        name = key if key in ("z", "u") else f"z[{key!r}]"
+        tensor(name, value)
+        if not value.is_floating_point():
             raise TypeError(f"{name}: got {shown(value)}, expected a floating-point tensor of draws")
         if not value.ndim or not len(value) or not bool(torch.isfinite(value).all()):
             raise ValueError(

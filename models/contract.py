@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyro import get_param_store
-from torch import nn
+from torch import Tensor, nn
 
 from ..guides.require import function, named, shown
 from . import contract_rules as rules
@@ -83,10 +83,12 @@ def check_model(
     if guide is not None:
         function("guide", guide)
     fatal = _levels(raises)
-    if isinstance(skip, str) or not isinstance(skip, Collection) or not set(skip) <= set(RULES):
-        raise ValueError(f"skip: got {shown(skip)}, expected names of rules: {'; '.join(RULES)}")
+    _check_skip(skip)
     store = get_param_store()
-    with store.scope(store.get_state()):  # a module that is run enters its parameters there
+    held: Any = store.get_state()
+    # a module that is run enters its parameters there, and would be given those that another has left under the same name
+    kept = {name: value for name, value in held["params"].items() if not isinstance(value, nn.Parameter)}
+    with store.scope({"params": kept, "constraints": {name: held["constraints"][name] for name in kept}}):
         results = _results(Subject(model, data, guide), skip)
     broken = [check for check in results if not check.passed]
     if any(check.level in fatal for check in broken):
@@ -96,10 +98,16 @@ def check_model(
     return results
 
 
+def _check_skip(skip: Any) -> None:
+    names = [] if isinstance(skip, str) or not isinstance(skip, list | tuple | set | frozenset) else skip
+    if names is not skip or not all(isinstance(name, str) and name in RULES for name in names):
+        raise ValueError(f"skip: got {shown(skip)}, expected names of rules, such as {next(iter(RULES))!r}")
+
+
 def _levels(raises: Any) -> tuple[str, ...]:
     if isinstance(raises, bool):
         return ("must",) if raises else ()
-    if raises not in LEVELS:
+    if not isinstance(raises, str) or raises not in LEVELS:
         raise ValueError(f"raises: got {shown(raises)}, expected True, False or one of {', '.join(LEVELS)}")
     return LEVELS[: LEVELS.index(raises) + 1]
 
@@ -162,8 +170,16 @@ def checks(
     Raises:
         ValueError: an entry that is no such tuple.
     """
+    _levels(raises)
+    _check_skip(skip)
+    if isinstance(models, str | bytes | Mapping | Tensor) or not isinstance(models, Iterable):
+        raise TypeError(f"models: got {shown(models)}, expected tuples (model, data) or (model, data, guide)")
+    try:
+        subjects = list(models)
+    except Exception as error:  # somebody else's iterator
+        raise TypeError(f"models: got {shown(models)}, expected tuples, not a failure ({error})") from None
     found = []
-    for index, subject in enumerate(models):
+    for index, subject in enumerate(subjects):
         if not isinstance(subject, tuple | list) or len(subject) not in (2, 3):
             raise ValueError(
                 f"models: got {type(subject).__name__}, expected tuples (model, data) or (model, data, guide)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..guides.require import function, named, real, shown, whole
+from ..guides.require import flag, function, named, one_of, real, shown, whole
 
 ENTRY_POINTS = "physzoo.models"
 OWN = "own"  # family and encoder of an animal that brings its own guide
@@ -50,6 +50,18 @@ class Quantity:
     dims: tuple[str, ...] = ()
     coords: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("label", "unit"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name}: got {shown(getattr(self, name))}, expected words")
+        if not isinstance(self.dims, tuple | list) or not all(isinstance(dim, str) for dim in self.dims):
+            raise TypeError(f"dims: got {shown(self.dims)}, expected a tuple of names")
+        for name, kind, expected in (("coords", Sequence, "the entries along it"), ("units", str, "words")):
+            named(name, getattr(self, name))
+            for dim, value in getattr(self, name).items():
+                if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str | bytes)):
+                    raise TypeError(f"{name}['{dim}']: got {shown(value)}, expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -97,11 +109,16 @@ class Recipe:
             ("start", ("mode", "modes")),
             ("reference", ("hmc", "smc")),
         ):
-            if getattr(self, name) not in words:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {', '.join(words)}")
+            one_of(name, getattr(self, name), words)
         for name, least in (("steps", 1), ("batch_size", 1), ("simulations", 0), ("particles", 1)):
             whole(name, getattr(self, name), least)
         real("learning_rate", self.learning_rate, 0.0)
+        for name in ("family", "encoder"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value) and not (value is None and name == "encoder"):
+                raise TypeError(f"{name}: got {shown(value)}, expected a name")
+        named("options", self.options)
+        flag("nuts", self.nuts)
         many = self.encoder is not None
         if self.objective in (("reweighted",) if many else ("forward_kl", "mixture")):
             with_it = f"the encoder {self.encoder!r}" if many else "no encoder"
@@ -232,7 +249,7 @@ def register(animal: Animal) -> Animal:
         raise TypeError(f"animal: got {type(animal).__name__}, expected an Animal")
     _check_kinds(animal)
     if not isinstance(animal.name, str) or not animal.name.isidentifier():
-        raise ValueError(f"name: got {animal.name!r}, expected letters, digits and underscores")
+        raise ValueError(f"name: got {shown(animal.name)}, expected letters, digits and underscores")
     home = f"{__package__}.{animal.name}"  # of an animal of the zoo, imported or not
     taken = animal.name in IN_THE_ZOO and getattr(animal.model, "__module__", home) != home
     if taken or (animal.name in _ANIMALS and _ANIMALS[animal.name] != animal):
@@ -247,9 +264,11 @@ def _check_kinds(animal: Animal) -> None:
         if not isinstance(getattr(animal, entry), str):
             raise TypeError(f"{entry}: got {shown(getattr(animal, entry))}, expected words")
     for entry in ("model", "data"):
-        function(entry, getattr(animal, entry))
+        function(entry, getattr(animal, entry), classes=True)
     for entry in ("quantities", "priors"):
         named(entry, getattr(animal, entry))
+    if not all(isinstance(words, str) for words in animal.priors.values()):
+        raise TypeError(f"priors: got {shown(dict(animal.priors))}, expected each prior in words")
     if not isinstance(animal.likelihoods, tuple | list) or not all(isinstance(x, str) for x in animal.likelihoods):
         raise TypeError(f"likelihoods: got {shown(animal.likelihoods)}, expected a tuple of words")
     other = [name for name, meaning in animal.quantities.items() if not isinstance(meaning, Quantity)]
@@ -257,6 +276,11 @@ def _check_kinds(animal: Animal) -> None:
         raise TypeError(f"quantities['{other[0]}']: got {shown(animal.quantities[other[0]])}, expected a Quantity")
     if not isinstance(animal.recipe, Recipe):
         raise TypeError(f"recipe: got {shown(animal.recipe)}, expected a Recipe")
+    if animal.published is not None:
+        named("published", animal.published)
+    for entry in ("closed_form", "exact_draws"):
+        if getattr(animal, entry) is not None:
+            function(entry, getattr(animal, entry))
     if not isinstance(animal.training, Training | None):
         raise TypeError(f"training: got {shown(animal.training)}, expected a Training or None")
 

@@ -115,7 +115,7 @@ class Collocation(Problem):
 
     def observe(self, u: Tensor) -> Tensor:
         """Return u at the sensors, shape (..., n_y)."""
-        return self.state(u, self.sensors)
+        return self.state(floats("u", u, self.modes, like=self.sensors), self.sensors)
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return G u - g, shape (..., m)."""

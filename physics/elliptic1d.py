@@ -151,6 +151,7 @@ class Elliptic1D(Problem):
         """F at the interior nodes, float64."""
         n, h = self.elements, self.width
         if callable(source):
+            function("source", source)
             middle = torch.linspace(*self.domain, n + 1, dtype=torch.float64)[:-1] + h / 2
             xi = torch.tensor(_GAUSS_POINTS, dtype=torch.float64)
             found = numbers("source", source(middle[:, None] + h / 2 * xi), "a function of x to numbers")

@@ -12,7 +12,7 @@ from scipy.linalg import get_lapack_funcs
 from torch import Tensor, nn
 
 from .problem import Problem, SolveError, Unknowns
-from .require import floats, numbers, one_of, shown, whole
+from .require import floats, function, numbers, one_of, shown, whole
 
 _FACTORISE, _BACKSOLVE = get_lapack_funcs(("pbtrf", "pbtrs"), dtype=np.float64)
 LARGEST_LOG = 300.0  # beyond it sums of coefficients overflow sooner or later
@@ -189,6 +189,7 @@ class Elliptic2D(Problem):
             if value.dim():
                 raise ValueError(f"source: got shape {tuple(value.shape)}, expected a number or a function of x and y")
             return (value * h**2).repeat((n - 1) ** 2)
+        function("source", source)
         ends = torch.tensor([0.5 - 0.5 / 3**0.5, 0.5 + 0.5 / 3**0.5], dtype=torch.float64)
         line = ((torch.arange(n, dtype=torch.float64)[:, None] + ends) * h).flatten()
         x, y = torch.meshgrid(line, line, indexing="ij")

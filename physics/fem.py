@@ -152,6 +152,8 @@ class FEMProblem(Problem):
         from .fem_autograd import Solve
 
         _no_forward_mode()
+        if residual is not None:
+            floats("residual", residual, self.free_dofs.numel())
         tensors, shape, like = self._flat(z, residual)
         target = (None,) if residual is None else ()
         out = Solve.apply(self._system, shape, self.on_failure == "reject", *target, *tensors)
@@ -163,7 +165,7 @@ class FEMProblem(Problem):
         Batched torch operations over tables, in the dtype and on the device of u and z, as often differentiable as
         needed, if the form has dx measures and nodal elements; else dolfinx assembles sample by sample, in float64.
         """
-        floats("state", u, self.free_dofs.numel())
+        floats("u", u, self.free_dofs.numel())
         tensors, shape, like = self._flat(z, u, as_they_are=self.tabulated)
         if self._tables is not None:
             state, *values = tensors
@@ -194,7 +196,7 @@ class FEMProblem(Problem):
         from .fem_autograd import LogDeterminant
 
         _no_forward_mode()
-        floats("state", u, self.free_dofs.numel())
+        floats("u", u, self.free_dofs.numel())
         tensors, shape, like = self._flat(z, u)
         return self._back(LogDeterminant.apply(self._system, *tensors), shape, like)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .require import floats, numbers, positive, shown, stored, whole
+from .require import MOST, floats, numbers, positive, shown, stored, whole
 
 COVARIANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda s: torch.exp(-s),
@@ -77,12 +77,13 @@ class KarhunenLoeve(nn.Module):
             points.dim() != 2
             or not points.is_floating_point()
             or not stored(points)
+            or points.numel() > MOST
             or not bool(torch.isfinite(points).all())
         ):
             raise ValueError(f"points: got {shown(points)}, expected finite floats (n, dimension)")
         n, dtype = points.shape[0], points.dtype
         if not isinstance(covariance, str) or covariance not in COVARIANCES:
-            raise ValueError(f"covariance: got {covariance!r}, expected one of {', '.join(COVARIANCES)}")
+            raise ValueError(f"covariance: got {shown(covariance)}, expected one of {', '.join(COVARIANCES)}")
         if whole("modes", modes, 1) > n:
             raise ValueError(f"modes: got {modes}, expected 1 to {n}, the number of points")
         length = positive("length", length)

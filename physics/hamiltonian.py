@@ -22,7 +22,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .require import floats, positive, shown, whole
+from .require import floats, positive, whole, widths
 
 
 class Shear(nn.Module):
@@ -104,9 +104,9 @@ class PeriodicHamiltonian(nn.Module):
         self, multiples: Sequence[int], period: float, depth: int = 8, width: int = 32, rate: float = 1.0
     ) -> None:
         super().__init__()
-        if not isinstance(multiples, Sequence) or not multiples:
-            raise ValueError(f"multiples: got {shown(multiples)}, expected positive whole numbers")
-        multiples = [whole("multiples", value, 1) for value in multiples]
+        multiples = widths("multiples", multiples)
+        if not multiples:
+            raise ValueError("multiples: got none, expected positive whole numbers")
         period = positive("period", period)
         self.map = CanonicalMap(len(multiples), depth, width, rate)
         self.period = float(period)

@@ -6,6 +6,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from numbers import Real
 from typing import Any
 
@@ -146,6 +147,8 @@ def virtual_observables(
     Source: Glyn-Davies et al., arXiv:2409.06560, section 4 (virtual observables); the determinant is
         physzoo's.
     """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name: got {shown(name)}, expected the name of a site")
     if not all(callable(getattr(problem, method, None)) for method in ("residual", "logdet")):
         raise TypeError(f"site '{name}': problem: got {shown(problem)}, expected a Problem with residual and logdet")
     one_of(f"site '{name}': corrected", corrected, (True, False))
@@ -218,13 +221,13 @@ def _check(
     df: float | Tensor | None,
     event_dim: int,
 ) -> None:
-    site = f"site '{name}':"
     if not isinstance(name, str) or not name:
         raise TypeError(f"name: got {shown(name)}, expected the name of a site")
+    site = f"site '{name}':"
     if not isinstance(family, str) or family not in _FAMILIES:
-        raise ValueError(f"{site} family: got {family!r}, expected one of {', '.join(FAMILIES)}")
+        raise ValueError(f"{site} family: got {shown(family)}, expected one of {', '.join(FAMILIES)}")
     if (df is None) == (family == "student_t"):
-        raise ValueError(f"{site} df: got {df!r} with family {family!r}, expected a number with student_t only")
+        raise ValueError(f"{site} df: got {shown(df)} with family {family!r}, expected a number with student_t only")
     floats(f"{site} mean", mean)
     if not mean.numel():
         raise ValueError(f"{site} mean: got shape {tuple(mean.shape)}, expected at least one entry")
@@ -270,7 +273,7 @@ def _check_positive(
         if not value.numel():
             raise ValueError(f"{site} {argument}: got shape {tuple(value.shape)}, expected positive numbers")
         _check_broadcast(site, argument, value.shape, mean.shape, event_dim, hint)
-    elif isinstance(value, bool) or not isinstance(value, Real):
+    elif isinstance(value, bool | Fraction) or not isinstance(value, Real):
         raise TypeError(f"{site} {argument}: got {shown(value)}, expected a positive number or a tensor of them")
     elif not 0 < value <= sys.float_info.max:
         raise ValueError(f"{site} {argument}: got {shown(value)}, expected a positive number")

@@ -112,7 +112,9 @@ class ODEProblem(Problem):
         one_of("compile", compile, (True, False) if fixed else (False,), context)
         if observation is not None:
             function("observation", observation)
-        if event_dims is not None and not isinstance(event_dims, Mapping):
+        if event_dims is not None and not (
+            isinstance(event_dims, Mapping) and all(isinstance(name, str) for name in event_dims)
+        ):
             raise TypeError(f"event_dims: got {shown(event_dims)}, expected a mapping of names to numbers")
         dtype_of_floats(dtype)
         self.rhs = rhs

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from .require import finite, floats
+from .require import finite, flag, floats, shown
 
 
 class TruncatedNormal(TorchDistribution):
@@ -38,7 +38,19 @@ class TruncatedNormal(TorchDistribution):
     def __init__(self, loc: Tensor | float, scale: Tensor | float, validate_args: bool | None = None) -> None:
         for name, value in (("loc", loc), ("scale", scale)):
             floats(name, value) if isinstance(value, Tensor) else finite(name, value)
-        self.loc, self.scale = broadcast_all(loc, scale)
+        if validate_args is not None:
+            flag("validate_args", validate_args)
+        try:
+            self.loc, self.scale = broadcast_all(*(v if isinstance(v, Tensor) else float(v) for v in (loc, scale)))
+        except RuntimeError:
+            raise ValueError(
+                f"loc, scale: got {shown(loc)} and {shown(scale)}, expected shapes that broadcast"
+            ) from None
+        if validate_args is not False and self._validate_args:
+            if not bool(torch.isfinite(self.loc).all()):
+                raise ValueError("loc: got an entry that is not finite, expected finite numbers")
+            if not bool(((self.scale > 0) & torch.isfinite(self.scale)).all()):
+                raise ValueError("scale: got an entry that is not positive and finite, expected positive numbers")
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: TorchDistribution | None = None) -> TruncatedNormal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -61,7 +61,7 @@ def widths(name: str, values: Any) -> list[int]:
     Raises:
         ValueError, TypeError: they are not.
     """
-    if isinstance(values, str | bytes | Mapping | Tensor) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes | bytearray) or not isinstance(values, Sequence):
         raise TypeError(f"{name}: got {shown(values)}, expected whole numbers, one for each layer")
     return [whole(name, value, 1) for value in values]
 
@@ -96,11 +96,13 @@ def numbers(name: str, values: Any, expected: str) -> Tensor:
     Raises:
         ValueError, TypeError: an entry is not finite, or there are no numbers.
     """
-    if isinstance(values, Tensor) and (values.is_complex() or values.dtype == torch.bool or not stored(values)):
+    if isinstance(values, Tensor) and (
+        values.is_complex() or values.dtype == torch.bool or not stored(values) or values.numel() > MOST
+    ):
         raise TypeError(f"{name}: got {shown(values)}, expected {expected}")
     try:
         found = torch.as_tensor(_plain(values), dtype=torch.float64).detach()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError):
         raise TypeError(f"{name}: got {shown(values)}, expected {expected}") from None
     if not bool(torch.isfinite(found).all()):
         raise ValueError(f"{name}: got an entry that is not finite, expected {expected}")
@@ -135,13 +137,24 @@ def clock(times: Any, t0: Any) -> tuple[Tensor, float]:
     return exact, start
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return ``value``, True or False.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: got {shown(value)}, expected True or False")
+    return value
+
+
 def function(name: str, value: Any) -> None:
     """Refuse what cannot be called.
 
     Raises:
         TypeError: it cannot.
     """
-    if not callable(value):
+    if not callable(value) or isinstance(value, type):
         raise TypeError(f"{name}: got {shown(value)}, expected a function")
 
 
@@ -152,7 +165,7 @@ def floats(name: str, value: Any, *trailing: int | None, like: Tensor | None = N
         ValueError, TypeError: another shape or dtype, or no tensor.
     """
     sizes = ", ".join("any" if size is None else str(size) for size in trailing)
-    if not isinstance(value, Tensor) or not value.is_floating_point() or not stored(value):
+    if not isinstance(value, Tensor) or not value.is_floating_point() or not stored(value) or value.numel() > MOST:
         raise TypeError(f"{name}: got {shown(value)}, expected a floating-point tensor")
     own = value.shape[max(value.dim() - len(trailing), 0) :] if trailing else ()
     if len(own) != len(trailing) or any(w not in (None, g) for g, w in zip(own, trailing, strict=True)):
@@ -173,7 +186,7 @@ def dtype_of_floats(dtype: Any) -> None:
         TypeError: it cannot.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise TypeError(f"dtype: got {dtype!r}, expected a floating-point torch dtype")
+        raise TypeError(f"dtype: got {shown(dtype)}, expected a floating-point torch dtype")
 
 
 def _real(name: str, value: Any, expected: str) -> None:

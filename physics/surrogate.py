@@ -113,7 +113,8 @@ class Surrogate(Problem):
 def _shapes(z: Unknowns) -> dict[str, tuple[int, ...]]:
     """Shape of one draw by name; a tensor is called "z"."""
     named = z if isinstance(z, Mapping) else {"z": z}
-    return {name: tuple(floats(name, value).shape[1:]) for name, value in named.items()}
+    of = {name: f"z[{name!r}]" if isinstance(z, Mapping) else name for name in named}
+    return {name: tuple(floats(of[name], value).shape[1:]) for name, value in named.items()}
 
 
 def _event(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:

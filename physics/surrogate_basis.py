@@ -86,6 +86,8 @@ class FixedBasis(Basis):
         centre = u.mean(0)
         _, values, vectors = torch.linalg.svd((u - centre).flatten(1), full_matrices=False)
         most = int((values > SMALLEST * values[0]).sum())
+        if not most:
+            raise ValueError(f"u: got {len(u)} states that are all equal, expected states that vary")
         if modes is not None and whole("modes", modes, 1) > most:
             raise ValueError(f"modes: got {modes}, expected at most {most}, what the {len(u)} states span")
         kept = most if modes is None else modes

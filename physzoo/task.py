@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from .guides.amortize import amortize
 from .guides.amortized_guide import AmortizedGuide
 from .guides.cleansing import CleansingGuide, cleansing_guide
 from .guides.families import FAMILIES
+from .guides.require import flag, one_of, whole
 from .guides.sites import observed_sites, prototype, seeded
 from .guides.unconstrained import Whitening
 from .inference.checkpoint import CheckpointError, load
@@ -51,23 +54,32 @@ class RunOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.guide is not None and self.guide not in (*FAMILIES, OWN):
-            raise BadInput(f"--guide: got '{self.guide}', expected one of {', '.join(FAMILIES)}")
-        if self.steps is not None and not 1 <= self.steps < 2**31:
-            raise BadInput(f"--steps: got {self.steps}, expected a number of at least 1 and below {2**31}")
+        with _refused():
+            if self.guide is not None and not (isinstance(self.guide, str) and self.guide == OWN):
+                one_of("guide", self.guide, list(FAMILIES))
+            if self.steps is not None:
+                whole("steps", self.steps, 1)
+            whole("seed", self.seed, 0, 2**31 - 1)
+            for name in ("quick", "resume", "progress", "overwrite"):
+                flag(name, getattr(self, name))
         if self.resume and self.overwrite:
             raise BadInput("--overwrite: got it together with --resume, expected one of the two")
-        if not 0 <= self.seed < 2**31:
-            raise BadInput(f"--seed: got {self.seed}, expected a number from 0 to {2**31 - 1}")
         if self.device is not None:
-            try:
+            with _refused():
                 check_device(self.device)
-            except ValueError as error:
-                raise BadInput(f"--{error}") from None
             if torch.device(self.device).type == "meta":
                 raise BadInput(
                     f"--device: got '{self.device}', which holds no numbers, expected 'cpu' or one that does"
                 )
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Tell what is refused by the name that it has on the command line."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"--{error}") from None
 
 
 @dataclass(frozen=True)
@@ -85,9 +97,14 @@ class Budget:
     nuts_draws: int = 60
     nuts_warmup: int = 40
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            whole(name, value, 1)
+
     @classmethod
     def of(cls, quick: bool) -> Budget:
         """Return the usual budget, or a small one."""
+        flag("quick", quick)
         return cls(500, 20, 50, 50, 40, 64, 24, 10, 10, 10) if quick else cls()
 
 

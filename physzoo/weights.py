@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from .folder import is_file, plain
-from .guides.atomic import replacing
-from .guides.require import shown
+from .guides.atomic import check_writable, replacing
+from .guides.require import named, shown
 from .task import RunOptions, Task, animal_named, build_task
 
 
@@ -61,9 +61,12 @@ def load(name: str, path: str | Path | None = None) -> Trained:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    animal_named(name)
     if path is not None and not isinstance(path, str | Path):
         raise TypeError(f"path: got {shown(path)}, expected the path of a file")
     file = _folder() / f"{name}.safetensors" if path is None else Path(path)
+    if path is not None and not is_file(file):
+        raise ValueError(f"path: got '{str(file)[-120:]}', expected a file written by save")
     if not is_file(file):
         known = ", ".join(available()) or "none"
         raise ValueError(f"name: got '{name}' without weights at '{file.name}', expected one of {known}")
@@ -98,7 +101,16 @@ def save(task: Task, facts: Mapping[str, Any], folder: str | Path | None = None)
     """
     from safetensors.torch import save as packed
 
+    if not isinstance(task, Task):
+        raise TypeError(f"task: got {shown(task)}, expected a fitted Task")
+    named("facts", facts)
+    if folder is not None and not isinstance(folder, str | Path):
+        raise TypeError(f"folder: got {shown(folder)}, expected the path of a folder")
     target = _folder() if folder is None else Path(folder)
+    try:
+        check_writable(target / f"{task.animal.name}.safetensors")
+    except ValueError as error:
+        raise ValueError(f"folder: {error}") from None
     tensors = {
         f"{part}/{key}": value.detach().to("cpu").contiguous().clone()
         for part, module in (("model", task.model), ("guide", task.guide))

@@ -140,7 +140,7 @@ def entry_points(data: Any) -> list[Callable[[], Any]]:
         lambda: amortize(model, "mlp", "full", example=data, simulations=8),
         lambda: laplace(model, data, starts=1, candidates=8),
         lambda: posterior(model, GUIDES[1], data, draws=3),
-        lambda: nuts(model, data, chains=1, draws=2, warmup=2, progress=False),
+        lambda: nuts(model, data, chains=1, draws=4, warmup=2, progress=False),
         lambda: pcn(model, data, chains=1, draws=2, warmup=8, thin=1, progress=False),
     ]
 
@@ -523,7 +523,7 @@ def test_fields_and_linear_problems_called_with_the_wrong_arguments(shape, thing
 SAMPLERS: list[tuple[Any, dict[str, Any], dict[str, st.SearchStrategy[Any]]]] = [
     (
         nuts,
-        {"chains": 1, "draws": 2, "warmup": 2},
+        {"chains": 1, "draws": 4, "warmup": 2},
         {
             "chains": not_whole, "draws": not_whole, "warmup": not_whole, "workers": not_whole, "max_tree_depth": not_whole,
             "target_accept": st.sampled_from([0, 1, -1.0, 2.0, math.nan, "a", None]),

@@ -212,8 +212,8 @@ ENDLESS.append(ENDLESS)
     ids=str,
 )
 def test_what_holds_no_draws_is_refused(value):
-    for source in ({"z": value}, Reference("x", {"z": value}, {})):
+    for source in (lambda: {"z": value}, lambda: Reference("x", {"z": value}, {})):
         with pytest.raises((TypeError, ValueError), match=r"got .* expected"):
-            compare(source, {"z": np.zeros(20)}, classify=False)
+            compare(source(), {"z": np.zeros(20)}, classify=False)
     with pytest.raises((TypeError, ValueError), match=r"got .* expected"):
         c2st(value, np.zeros((20, 1)))
