@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from .importance import FEWEST, USABLE, smoothed
 from .posterior import pointwise, posterior
 from .reference import limited
 from .sbc import Array, uniformity
-from .warn import warn_of_weights
+from .warn import TrustWarning, warn_of_weights
 
 TRIES = 100
 
@@ -81,7 +82,9 @@ def data_checks(
         arXiv:1904.10679.
     """
     limited("draws", draws, FEWEST)
-    found = posterior(model, guide, data, draws=draws, seed=seed, prior=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrustWarning)  # told below, of the weights that are used here
+        found = posterior(model, guide, data, draws=draws, seed=seed, prior=False)
     rng = np.random.default_rng(seed)
     log_p, log_q = (found[f"sample_stats/{name}"].to_numpy()[0] for name in ("log_p", "log_q"))
     pits: dict[str, Array] = {}

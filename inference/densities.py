@@ -74,14 +74,6 @@ def check_guide(trace: poutine.Trace, sites: Mapping[str, Mapping[str, Any]], po
             or as a point.
     """
     drawn = dict(samples(trace))
-    own_sites = [
-        n for n, s in drawn.items() if n not in sites and not s["infer"].get("is_auxiliary") and not s["is_observed"]
-    ]
-    if own_sites:
-        raise ValueError(
-            f"guide: got site '{own_sites[0]}', which the model has not, expected the model's sites (a site that helps to draw "
-            "these takes infer={'is_auxiliary': True})"
-        )
     if not points and all(type(site["fn"]).__name__ == "Delta" for site in drawn.values()):
         raise ValueError(
             "guide: draws points alone (Delta sites), expected a distribution; a mode with its curvature is what laplace finds"
@@ -90,6 +82,14 @@ def check_guide(trace: poutine.Trace, sites: Mapping[str, Mapping[str, Any]], po
     if missing:
         raise ValueError(
             f"guide: got a guide without the latent sites {', '.join(missing)}, expected every latent site of the model"
+        )
+    own_sites = [
+        n for n, s in drawn.items() if n not in sites and not s["infer"].get("is_auxiliary") and not s["is_observed"]
+    ]
+    if own_sites:
+        raise ValueError(
+            f"guide: got site '{own_sites[0]}', which the model has not, expected the model's sites (a site that helps to draw "
+            "these takes infer={'is_auxiliary': True})"
         )
     for name, site in sites.items():
         own = drawn[name]

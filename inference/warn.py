@@ -16,7 +16,7 @@ class TrustWarning(UserWarning):
 
 
 _ROOMS = ("inference", "guides", "physics", "models")
-_OWN = (*(str(Path(__file__).parents[1] / room) for room in _ROOMS), contextlib.__file__)
+_OWN = (*(str(Path(__file__).parents[1] / room) for room in _ROOMS), contextlib.__file__.removesuffix(".py"))
 
 FEW = 0.3  # share of effective draws below which a guide's draws are not taken for the posterior's
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoIAFNormal, AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoIAFNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from physzoo.guides.encoders import MLP
 from physzoo.guides.sites import prototype, seeded, unregistered
 from physzoo.guides.spread import spread
 from physzoo.inference.latents import Latents
+from physzoo.inference.warn import TrustWarning
 
 Y = torch.tensor([0.8, 1.0, 1.2])
 QUIET: dict[str, Any] = {"progress": False}
@@ -408,3 +409,66 @@ def test_site_names_that_a_tree_cannot_hold_are_refused_by_posterior_alone() -> 
 def test_prototype_of_a_guide_names_the_guide() -> None:
     with pytest.raises(ValueError, match=r"^guide: site 'z'"):
         prototype(lambda y=None: pyro.sample("z", dist.Normal(torch.zeros(2), 1.0)), {"y": Y}, argument="guide")
+
+
+@pytest.mark.parametrize(
+    "call", [CALLS["fit"], CALLS["laplace"], CALLS["hmc"], CALLS["nuts"]], ids=["fit", "laplace", "hmc", "nuts"]
+)
+def test_a_likelihood_without_a_gradient_is_refused_by_what_needs_one(call) -> None:
+    def model(y=None):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        mean = z.detach()[..., None] * torch.ones(3)  # as a solver outside torch gives it
+        return pyro.sample("y", dist.Normal(mean, 0.5).to_event(1), obs=y)
+
+    for _ in range(2):  # not the first time alone
+        with pytest.raises(ValueError, match="data that depend on 'z' without a gradient"):
+            call(model)
+    guide = physzoo.amortize(model, "mlp", "full", example={"y": Y}, simulations=64)
+    physzoo.fit(model, guide, physzoo.Simulator(8), physzoo.ForwardKL(), steps=1, **QUIET)
+
+
+def test_a_derived_quantity_that_mixes_draws_is_refused() -> None:
+    def model(y=None):
+        b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        pyro.deterministic("total", b.sum())
+        return pyro.sample("y", dist.Normal(b, 0.5).to_event(1), obs=y)
+
+    with pytest.raises(ValueError, match="derived quantity 'total' has other values in a batch"):
+        Latents.of(model, {"y": Y})
+
+
+def test_a_point_or_a_site_of_the_guide_alone_is_no_posterior() -> None:
+    point = AutoDelta(one_scalar)
+    physzoo.fit(one_scalar, point, {"y": Y}, steps=2, **QUIET)
+    with pytest.raises(ValueError, match="draws points alone"):
+        physzoo.posterior(one_scalar, point, {"y": Y}, draws=30)
+
+    def guide(y=None):
+        pyro.sample("left_over", dist.Normal(0.0, 1.0))
+        pyro.sample("z", dist.Normal(0.9, 0.3))
+
+    with pytest.raises(ValueError, match="site 'left_over', which the model has not"):
+        physzoo.posterior(one_scalar, guide, {"y": Y}, draws=5)
+
+
+def test_a_number_missing_behind_a_mask_of_the_distribution_is_refused() -> None:
+    def model(y=None, mask=None):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        likelihood = dist.Normal(z[..., None] * torch.ones(3), 0.5)
+        return pyro.sample("y", (likelihood if mask is None else likelihood.mask(mask)).to_event(1), obs=y)
+
+    data = {"y": torch.tensor([0.8, torch.nan, 1.2]), "mask": torch.tensor([True, False, True])}
+    with pytest.raises(ValueError, match="behind a mask of the distribution any number will do"):
+        physzoo.laplace(model, data)
+    found = physzoo.laplace(model, {**data, "y": data["y"].nan_to_num(99.0)})
+    assert abs(found.loc.item() - 8 / 9) < 1e-4
+
+
+def test_a_guide_that_is_far_too_wide_is_told_though_its_weights_can_be_trusted() -> None:
+    def wide(y=None):
+        pyro.sample("z", dist.Normal(0.9, 6.0))
+
+    with pytest.warns(TrustWarning, match="effective by their importance weights.*importance_resample"):
+        tree = physzoo.posterior(one_scalar, wide, {"y": Y}, draws=1000)
+    with pytest.warns(TrustWarning, match="draws worth"):
+        physzoo.importance_resample(tree)
