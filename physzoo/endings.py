@@ -75,10 +75,13 @@ def run(command: Callable[[], Any], words: Sequence[str]) -> int:
         command: what to do; what it returns is the status where it is a number.
         words: the command line, to say how to go on.
     """
+    from .inference.warn import TrustWarning
+
     _fill_closed_streams()
     with warnings.catch_warnings(), Signals() as signals:
         # a rejected draw (SolverWarning) is part of sampling, and a hopeless guide has infinite weights: the verdict tells
         warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", TrustWarning)
         warnings.showwarning = _tell_warning
         try:
             status = command()
