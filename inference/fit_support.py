@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..guides.nodes import nodes
 from ..guides.require import shown
-from ..guides.sites import seeded, unchecked
+from ..guides.sites import seeded, traced, unchecked
 from ..guides.traces import trace_of
 from .objectives import Batch
 
@@ -139,7 +139,7 @@ def refuse_replaced_subsamples(
     if not given:
         return
     with seeded(2), torch.no_grad(), poutine.block(), unchecked():
-        trace = trace_of(guide, example)
+        trace = traced(guide, example)
     for name, value in given.items():
         site = nodes(trace).get(name)
         if site is not None and not torch.equal(site["value"], value):

@@ -22,6 +22,7 @@ from .reference import limited
 from .scale import spread
 from .warn import warn
 
+WIDER = 5.0  # times the prior's spread, from which on a direction counts as flat
 NO_MODE = 1.0  # change of the log density over one sd, from which on a point is no mode
 SAME = 0.2  # sd between two ends of climbs of the same mode
 STEP, STEP_SINGLE = 1e-3, 3e-2  # of differences of gradients, in sd given the other unknowns; of densities in float32
@@ -47,8 +48,8 @@ def laplace(
     The best of ``candidates`` prior draws climb together by Adam, so that several modes compete; the highest start L-BFGS runs,
     and the best end point counts. The Hessian is taken by central differences of gradients, all of them in one batched
     evaluation, so that operators which can be differentiated once suffice; their steps are measured by the prior's spread, then
-    by the sd that they find, so that the answer is the same in any unit. Directions in which the density does not fall get the
-    prior's variance.
+    by the sd that they find, so that the answer is the same in any unit. Directions in which the density does not fall, or so slowly that
+    they would be five times as wide as the prior, get the prior's variance.
 
     Args:
         model: a Pyro model.
@@ -209,7 +210,8 @@ def _tops(model: Callable[..., Any], data: Data, starts: int, climbers: int, can
 def _inverse_root(precision: Tensor, prior_variance: Tensor, floor: float) -> Tensor:
     """Cholesky factor of the inverse of a matrix whose diagonal is near 1, or below where the density hardly falls."""
     curvature, directions = torch.linalg.eigh(precision)
-    flat = curvature <= floor * curvature.max().clamp_min(floor)
     prior = (directions.square() * prior_variance.unsqueeze(-1)).sum(0)
+    # no data make an unknown far wider than its prior: that is a ridge, along which the mode is anywhere
+    flat = (curvature <= floor * curvature.max().clamp_min(floor)) | (curvature * prior < WIDER**-2)
     variance = torch.where(flat, prior, 1 / torch.where(flat, torch.ones_like(curvature), curvature))
     return torch.linalg.cholesky((directions * variance) @ directions.T)
