@@ -110,6 +110,26 @@ def kill_resume(stored: dict[str, Any]) -> list[Line]:
     return [(claim, figure, "kill_resume")]
 
 
+def bad_input(stored: dict[str, Any]) -> list[Line]:
+    found = stored["rows"][-1]
+    claim = (
+        f"bad values for every argument of {len(stored['rows']) - 1} functions and commands: {found['inputs']:,} inputs"
+    )
+    figure = f"{found['sentence']:,} refused by one sentence, {found['accepted']} legitimate, "
+    figure += f"{found['raw']} raw errors, {found['silent']} silent, {found['hang']} hang"
+    return [(claim, figure, "bad_input")]
+
+
+def outside_models(stored: dict[str, Any]) -> list[Line]:
+    found, calls = stored["rows"][-1], len(stored["facts"]["calls"])
+    claim = f"{len(stored['rows']) - 1} models as strangers write them, each through {calls} calls, against exact posteriors"
+    figure = (
+        f"of {stored['facts']['pairs']:,} pairs {found['right']:,} right, {found['warned']} told not to be trusted, "
+    )
+    figure += f"{found['refused']} refused by one sentence, {found['wrong']} wrong"
+    return [(claim, figure, "outside_models")]
+
+
 SPINE: dict[str, Say] = {
     "lynx_hare": lynx_hare,
     "linear_gaussian": linear_gaussian,
@@ -120,4 +140,5 @@ SPINE: dict[str, Say] = {
     "fem_cost": fem_cost,
     "fit_overhead": fit_overhead,
     "kill_resume": kill_resume,
+    "bad_input": bad_input,
 }

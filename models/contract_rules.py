@@ -226,7 +226,12 @@ def mask_hides(subject: Subject) -> str:
         return ""
     hidden = {n: torch.full_like(v, torch.nan) for n, v in observed.items() if v.is_floating_point()}
     mask = torch.zeros_like(next(iter(observed.values())), dtype=torch.bool)
-    trace = prototype(subject.model, {**subject.data, **hidden, "mask": mask})
+    try:
+        trace = prototype(subject.model, {**subject.data, **hidden, "mask": mask})
+    except ValueError as error:
+        if "behind a mask of the distribution" not in str(error):
+            raise
+        trace = prototype(subject.model, {**subject.data, "mask": mask})  # Pyro's own masks hide numbers, not NaN
     with unchecked():  # what is hidden is in no support
         trace.compute_log_prob(lambda name, _: name in observed)
     for name in observed:

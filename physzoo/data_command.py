@@ -55,7 +55,7 @@ def data(
         if source is None:
             raise  # no fault of the user's
         # a hostile file makes readers raise anything
-        first = str(error).split("\n", 1)[0][:200]
+        first = str(error).split("\n", 1)[0][:320]
         told = (
             first if isinstance(error, ValueError | OSError) else f"{type(error).__name__} while it was read: {first}"
         )

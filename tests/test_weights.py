@@ -53,7 +53,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"name: got 'pendulum' without weights at 'none.safetensors'"):
+    with pytest.raises(ValueError, match=r"path: got '.*none.safetensors', expected a file written by save"):
         physzoo.load("pendulum", tmp_path / "none.safetensors")
 
 
@@ -69,7 +69,9 @@ def test_broken_facts_beside_the_weights_are_named(path, tmp_path, text):
 def test_what_is_no_path_is_refused():
     with pytest.raises(TypeError, match="path: got 3"):
         physzoo.load("pendulum", 3)
-    with pytest.raises(ValueError, match="name: got 'pendulum' without weights"):
+    with pytest.raises(
+        ValueError, match=r"(name: got 'pendulum' without weights|path: got .* expected a file written by save)"
+    ):
         physzoo.load("pendulum", "x" * 300 + ".safetensors")
 
 

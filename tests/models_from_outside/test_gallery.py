@@ -1,4 +1,4 @@
-"""Every model of the gallery, by the quick calls; ``benchmarks/models_from_outside.py`` puts them through all of them."""
+"""Every model of the gallery, by the quick calls; ``benchmarks/outside_models.py`` puts them through all of them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Models as strangers write them, each through the whole API, against exact posteriors.
 
-    python benchmarks/models_from_outside.py --workers 2
+    python benchmarks/outside_models.py --workers 2
 
 The models and their exact draws are those of tests/models_from_outside. Every (model, call) pair ends as "right" (within the
 stated distance of the exact posterior), "warned" (not right, and a warning says so), "refused" (by one sentence) or "wrong"; the
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--workers", type=int, default=1, help="processes")
     options = parser.parse_args()
-    rows = Rows("models_from_outside")
+    rows = Rows("outside_models")
     with ProcessPoolExecutor(options.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         missing = [index for index, case in enumerate(CASES) if (case.name,) not in rows.made]
         futures = {CASES[index].name: pool.submit(of_case, index) for index in missing}
@@ -52,9 +52,7 @@ def main() -> None:
     total: dict[str, Any] = {"model": "all"} | {verdict: sum(row[verdict] for row in rows) for verdict in VERDICTS}
     everything = list(rows)
     table = [{key: value for key, value in row.items() if key != "pairs"} for row in everything]
-    store(
-        "models_from_outside", [*table, total], pairs=len(CASES) * len(CALLS), calls=list(CALLS), everything=everything
-    )
+    store("outside_models", [*table, total], pairs=len(CASES) * len(CALLS), calls=list(CALLS), everything=everything)
     rows.done()
 
 
