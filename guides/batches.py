@@ -85,8 +85,16 @@ def check_batches(
     given = repeated(data, count) if datasets else data
     plates = (nesting, None, count) if datasets else (nesting, count, None)
     try:
-        with seeded(0), torch.no_grad(), poutine.block(), unchecked(), outer_plates(*plates):
-            together = trace_of(poutine.condition(model, data=latents), given)
+        # as a context: handlers around a function take no argument named "context" or "fn"
+        with (
+            seeded(0),
+            torch.no_grad(),
+            poutine.block(),
+            unchecked(),
+            outer_plates(*plates),
+            poutine.condition(data=latents),
+        ):
+            together = trace_of(model, given)
         terms = site_log_probs(together, nesting)
         derived = _derived(together, traces, rows)
     except ArithmeticError:
@@ -112,8 +120,8 @@ def _repeatable(
 ) -> bool:
     """Whether the same draw has the same density again: not where a model draws numbers that are no sites."""
     latents = {name: site["value"] for name, site in latent_sites(trace).items()}
-    with seeded(1), torch.no_grad(), poutine.block(), unchecked():
-        again = site_log_probs(trace_of(poutine.condition(model, data=latents), data), nesting)
+    with seeded(1), torch.no_grad(), poutine.block(), unchecked(), poutine.condition(data=latents):
+        again = site_log_probs(trace_of(model, data), nesting)
     return all(torch.equal(again[name], terms[name]) for name in terms if name in again)
 
 

@@ -60,7 +60,7 @@ def _known(model: Any, passed: bool = False) -> bool:
 
 
 def _likelihood(model: Callable[..., Any], data: Data, values: dict[str, Tensor]) -> Tensor | None:
-    with seeded(0), torch.enable_grad(), poutine.block():
-        trace = trace_of(poutine.condition(model, data=values), data)
+    with seeded(0), torch.enable_grad(), poutine.block(), poutine.condition(data=values):
+        trace = trace_of(model, data)
     terms = {name: term.sum() for name, term in site_log_probs(trace, 0).items() if name not in values}
     return total(terms) if terms else None

@@ -256,7 +256,7 @@ def test_wrong_unknowns_are_named(linear, change, error, message):
 
 def test_wrong_state_is_named(linear):
     z = random_unknowns(linear)
-    with pytest.raises(ValueError, match=r"state: got shape \(16,\), expected \(..., 12\)"):
+    with pytest.raises(ValueError, match=r"(state|u): got shape \(16,\), expected \(..., 12\)"):
         linear.residual(torch.zeros(16, dtype=torch.float64), z)
 
 
