@@ -27,6 +27,7 @@ from .sites import (
 from .traces import derived_sites, samples, site_log_probs, trace_of
 
 TOLERANCE = 1e-3  # of a log density, relative: rounding of single precision, error of adaptive solvers
+ROUNDING = 1e-5  # of the largest entry of a derived quantity: what is left of entries that cancel
 
 _checked: WeakKeyDictionary[Any, set[Any]] = WeakKeyDictionary()
 
@@ -153,8 +154,9 @@ def _derived(together: poutine.Trace, traces: Sequence[poutine.Trace], rows: lis
 
 def _compare_derived(found: Mapping[str, Tensor], traces: Sequence[poutine.Trace], rows: list[int]) -> None:
     for name, values in found.items():
-        alone = torch.stack([derived_sites(traces[row])[name]["value"] for row in rows])
-        if not torch.allclose(values.double(), alone.double(), rtol=TOLERANCE, atol=0.0, equal_nan=True):
+        alone = torch.stack([derived_sites(traces[row])[name]["value"] for row in rows]).double()
+        rounding = ROUNDING * float(alone.abs().nan_to_num(0.0, 0.0, 0.0).max()) if alone.numel() else 0.0
+        if not torch.allclose(values.double(), alone, rtol=TOLERANCE, atol=rounding, equal_nan=True):
             raise ValueError(
                 f"model: derived quantity '{name}' has other values in a batch of {len(rows)} than alone, expected the same: "
                 "operations must broadcast over leading dimensions (x.sum(-1), not x.sum())"

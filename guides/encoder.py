@@ -73,9 +73,9 @@ class Encoder(nn.Module):
         tensors("draws", draws)
         for name in self.names:
             value, shape = draws.get(name), self.shapes[name]
-            if value is None or not value.is_floating_point() or tuple(value.shape[1:]) != shape or not len(value):
+            if value is None or value.is_complex() or tuple(value.shape[1:]) != shape or not len(value):
                 raise ValueError(
-                    f"draws['{name}']: got {shown(value)}, expected floats of shape (N, {', '.join(map(str, shape))})"
+                    f"draws['{name}']: got {shown(value)}, expected numbers of shape (N, {', '.join(map(str, shape))})"
                 )
             found = self._moments(value)
             for kind, value in zip(("mean", "scale", "knots"), found, strict=True):

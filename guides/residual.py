@@ -49,8 +49,6 @@ class StateGuide(PyroModule):
     ) -> None:
         super().__init__()
         function("guide_z", guide_z)
-        if isinstance(guide_z, type):
-            raise TypeError(f"guide_z: got the class {guide_z.__name__}, expected a guide of the unknowns")
         if field is not None:
             function("field", field)
         if not callable(getattr(problem, "residual", None)):

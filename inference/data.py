@@ -134,8 +134,6 @@ def simulated_once(
         seed_number(seed)
     if guide is not None:
         function("guide", guide)
-        if isinstance(guide, type):
-            raise TypeError(f"guide: got the class {guide.__name__}, expected a guide or None")
     given = {} if given is None else given
     check_mask(given, "given")
     check_dense("given", given)

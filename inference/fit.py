@@ -64,8 +64,6 @@ def fit(
     objective = ELBO() if objective is None else from_pyro(objective)
     for name, value in (("model", model), ("guide", guide), ("objective", objective)):
         function(name, value)
-        if isinstance(value, type):
-            raise TypeError(f"{name}: got the class {value.__name__}, expected an instance of it")
     modules = {name: part for name, part in (("model", model), ("guide", guide)) if isinstance(part, nn.Module)}
     with told_once(), Parameters(modules, options.device) as parameters, seeded(options.seed):
         return Loop(model, guide, data, objective, options, parameters).run()

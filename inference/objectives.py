@@ -154,10 +154,6 @@ class Mixture:
         for weight, objective in self.terms:
             real("terms: weight", weight, -math.inf, expected="a finite number")
             function("terms: objective", objective)
-            if isinstance(objective, type):
-                raise TypeError(
-                    f"terms: got the class {objective.__name__}, expected an objective, {objective.__name__}()"
-                )
 
     def __call__(self, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the weighted sum of the terms."""

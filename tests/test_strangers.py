@@ -472,3 +472,23 @@ def test_a_guide_that_is_far_too_wide_is_told_though_its_weights_can_be_trusted(
         tree = physzoo.posterior(one_scalar, wide, {"y": Y}, draws=1000)
     with pytest.warns(TrustWarning, match="draws worth"):
         physzoo.importance_resample(tree)
+
+
+def test_whole_numbers_as_data_and_covariates_are_encoded() -> None:
+    def model(n=None, y=None):
+        p = pyro.sample("p", dist.Beta(2.0, 3.0))
+        return pyro.sample("y", dist.Categorical(torch.stack([p, 1 - p], -1)).expand_by([]).mask(n > 0), obs=y)
+
+    data = {"n": torch.tensor(3), "y": torch.tensor(1)}
+    guide = physzoo.amortize(model, "mlp", "full", example=data, simulations=64)
+    physzoo.fit(model, guide, physzoo.Simulator(8, given={"n": data["n"]}), physzoo.ForwardKL(), steps=2, **QUIET)
+    assert physzoo.posterior(model, guide, data, draws=5)["posterior/p"].shape == (1, 5)
+
+
+def test_a_derived_quantity_whose_entries_cancel_is_served() -> None:
+    def model(y=None):
+        b = pyro.sample("b", dist.Normal(torch.full((3,), 1e3), 1.0).to_event(1))
+        pyro.deterministic("centred", b - b.mean(-1, keepdim=True))
+        return pyro.sample("y", dist.Normal(b, 0.5).to_event(1), obs=y)
+
+    assert Latents.of(model, {"y": Y}).size == 3
