@@ -17,12 +17,13 @@ from ..guides.batches import check_sets
 from ..guides.require import flag, function, real, seed_number, shown, tensors
 from ..guides.sites import Data, prototype, repeated, rows_of, seeded, simulate, unchecked
 from .blocks import Block, Failed, Scoring, amortised_block, refitted_block
-from .calibration import Calibration, checked
+from .calibration import Calibration, calibrate_draws
 from .data import check_simulates
 from .densities import count, one
 from .latents import Latents
 from .processes import result, submit
 from .reference import check_size, limited
+from .warn import warn
 
 FIRST = 5  # fits: if all of them fail, the others are not waited for
 
@@ -114,13 +115,13 @@ def calibrate(
     truths = {name: value[kept] for name, value in latents.plain(pairs, 1).items()}
     known = truths if set(truths) == set(latents.shapes) else None
     scoring = Scoring(judge, latents, draws, widen, chunk, own=simulator is None)
-    failures: list[str] = []
+    failed = 0
     if guide is not None:
         blocks = _amortised(scoring, guide, data, known, seed + 1, progress)
     else:
         outcomes = _refitted(scoring, fit, executor, data, known, seed + 1, progress)
         blocks = [outcome for outcome in outcomes if isinstance(outcome, Block)]
-        failures = [outcome.reason for outcome in outcomes if isinstance(outcome, Failed)]
+        failed = _warn_of_failures(outcomes)
         done = torch.tensor([isinstance(outcome, Block) for outcome in outcomes])
         truths = {name: value[done] for name, value in truths.items()}
         known = None if known is None else truths
@@ -128,7 +129,7 @@ def calibrate(
     at_truth = {name: value.double().numpy() for name, value in truths.items()}
     free = None if known is None or not latents.elementwise else (latents.pack(known).double().numpy(), block.free)
     scored = known is not None
-    return checked(
+    return calibrate_draws(
         at_truth,
         {name: block.draws[name] for name in truths},
         log_likelihood=(block.log_likelihood_truth, block.log_likelihood) if scored else None,  # type: ignore[arg-type]
@@ -137,9 +138,7 @@ def calibrate(
         unconstrained=free,
         alpha=alpha,
         seed=seed + 2,
-        dropped=int((~kept).sum()),
-        failed=len(failures),
-        reason=failures[0] if failures else "",
+        dropped=int((~kept).sum()) + failed,
     )
 
 
@@ -208,6 +207,14 @@ def _check_failures(found: list[Block | Failed], total: int) -> None:
         told = f"{len(failures)} failures in {len(found)} fits of {total}"
         reason = failures[0].reason
         raise ValueError(f"fit: got {told}, expected fewer than half of all to fail ({reason})") from failures[0].error
+
+
+def _warn_of_failures(outcomes: list[Block | Failed]) -> int:
+    """Count the fits that failed, and tell of them once."""
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+    if failures:
+        warn(f"fit: dropped {len(failures)} of {len(outcomes)} data sets whose fit failed ({failures[0].reason})")
+    return len(failures)
 
 
 def _data(model: Callable[..., Any], pairs: Mapping[str, Tensor], given: Data | None) -> tuple[dict[str, Any], Tensor]:

@@ -62,36 +62,6 @@ def calibrate_draws(
     Warns:
         TrustWarning: fewer than 100 data sets, or some of them are not finite.
     """
-    return checked(
-        truths,
-        draws,
-        log_likelihood=log_likelihood,
-        log_joint=log_joint,
-        log_q=log_q,
-        quantities=quantities,
-        unconstrained=unconstrained,
-        alpha=alpha,
-        seed=seed,
-        dropped=dropped,
-    )
-
-
-def checked(
-    truths: Mapping[str, ArrayLike],
-    draws: Mapping[str, ArrayLike],
-    *,
-    log_likelihood: Pair | None = None,
-    log_joint: Pair | None = None,
-    log_q: Pair | None = None,
-    quantities: Mapping[str, Pair] | None = None,
-    unconstrained: Pair | None = None,
-    alpha: float = 0.01,
-    seed: int = 0,
-    dropped: int = 0,
-    failed: int = 0,
-    reason: str = "",
-) -> Calibration:
-    """Do what ``calibrate_draws`` does; of the dropped data sets ``failed`` are told in its warning, with a reason."""
     real("alpha", alpha, 0.0, 1.0, "a level between 0 and 1")
     seed_number(seed)
     whole("dropped", dropped, 0)
@@ -104,13 +74,9 @@ def checked(
     for truth, drawn in further.values():
         kept &= _usable(truth[:, None], drawn[..., None])
     lost = int((~kept).sum())
-    total = len(kept) + failed
-    if 2 * (lost + failed) >= total or kept.sum() < 2:
-        why = f": {reason}" if reason else ""
-        raise ValueError(
-            f"draws: got {lost + failed} of {total} data sets whose fit failed or has numbers that are not finite, expected few{why}"
-        )
-    _warn(int(kept.sum()), lost + failed, total, reason)
+    if 2 * lost >= len(kept) or kept.sum() < 2:
+        raise ValueError(f"draws: got {lost} of {len(kept)} data sets with numbers that are not finite, expected few")
+    _warn(int(kept.sum()), lost)
     flat_truths, flat_draws = flat_truths[kept], flat_draws[:, kept]
     free_truths, free_draws = (_inside(part) for part in (space[0][kept], space[1][:, kept]))
     pairs = {name: (None if t is None else t[kept], d[:, kept]) for name, (t, d) in pairs.items()}
@@ -143,7 +109,7 @@ def checked(
         flatness=spread,
         alpha=alpha,
         draws=len(flat_draws),
-        dropped=dropped + lost + failed,
+        dropped=dropped + lost,
         wider=wider_than_the_prior(free_truths, free_draws, names, alpha),
     )
 
@@ -162,13 +128,11 @@ def _inside(values: Array) -> Array:
     return np.clip(values, low, high)
 
 
-def _warn(kept: int, lost: int, total: int, reason: str) -> None:
+def _warn(kept: int, lost: int) -> None:
     """Warn once of what keeps a pass from meaning anything, and of data sets that are missing."""
     texts = []
     if lost:
-        texts.append(
-            f"draws: dropped {lost} of {total} data sets whose fit failed or is not finite{reason and f' ({reason})'}"
-        )
+        texts.append(f"draws: dropped {lost} of {kept + lost} data sets with numbers that are not finite")
     if kept < ENOUGH:
         texts.append(
             f"datasets: got {kept}, expected at least {ENOUGH}: fewer reject only what is far off; raise datasets="

@@ -85,13 +85,13 @@ class Loop:
         if options.device is not None:
             for part in self.modules.values():
                 part.to(options.device)
-        enumerated = isinstance(objective, Stock) and objective.enumerates
-        self.batches = Batches(model, data, options.seed, options.device, enumerated)
+        self.enumerated = isinstance(objective, Stock) and objective.enumerates
+        self.batches = Batches(model, data, options.seed, options.device, self.enumerated)
         self.held_out = None
         if options.held_out is not None:
             held_out = options.held_out
             whole = replace(held_out, batch_size=None) if isinstance(held_out, DataSets) else held_out
-            self.held_out = Batches(model, whole, options.seed + 1, options.device, enumerated).at(0)
+            self.held_out = Batches(model, whole, options.seed + 1, options.device, self.enumerated).at(0)
         self._first_run(self.batches.example)
         parameters.freeze()
         self.parameters = parameters.all()
@@ -101,6 +101,7 @@ class Loop:
             )
         self.optimizer = build_optimizer(options.optimizer, self.parameters, options.learning_rate)
         self.rates = rates(self.optimizer)
+        self.settings = settings(self.optimizer, objective, options, model, self.batches.source)
         self.late: list[str] = []  # parameters that appeared after the first step, in this order
         self.step, self.losses, self.evaluations = 0, [], []
         self.best: tuple[float, dict[str, Any]] | None = None
@@ -113,11 +114,10 @@ class Loop:
     def _first_run(self, example: Any) -> None:
         """Run both once without plates and with checks on: lazy guides set themselves up, and mistakes show."""
         refuse_replaced_subsamples(self.model, self.guide, example)
-        enumerated = isinstance(self.objective, Stock) and self.objective.enumerates
-        if isinstance(self.guide, AutoGuide) and not enumerated:
+        if isinstance(self.guide, AutoGuide) and not self.enumerated:
             runs = (prototype(self.model, example, seed, subsampled=True) for seed in (0, 1))
             fixed_supports(*runs)  # an autoguide keeps those of its first run
-        if isinstance(self.objective, ELBO | Stock) and not enumerated:
+        if isinstance(self.objective, ELBO | Stock) and not self.enumerated:
             check_gradients(self.model, example)
         with torch.no_grad(), pyro.validation_enabled(True):
             trace = traced(self.guide, example)
@@ -303,7 +303,7 @@ class Loop:
         return {
             "modules": self.store.state(copy),
             "optimizer": deepcopy(self.optimizer.state_dict()) if copy else self.optimizer.state_dict(),
-            "settings": settings(self.optimizer, self.objective, self.options, self.model, self.batches.source),
+            "settings": self.settings,
             "late": list(self.late),
             "step": self.step,
             "skipped": self.skipped,
@@ -328,12 +328,9 @@ class Loop:
         return True
 
     def _restore(self, state: dict[str, Any]) -> None:
-        path, now = (
-            self.options.checkpoint,
-            settings(self.optimizer, self.objective, self.options, self.model, self.batches.source),
-        )
+        path, now = self.options.checkpoint, self.settings
         try:
-            check(path, state, self._state(), now)
+            check(path, state, self._state())
             best, late = state["best"], list(state.get("late", []))
             best = None if best is None else (float(best["loss"]), best["modules"])
             evaluations = [(int(s), v) for s, v in state["evaluations"].tolist()]

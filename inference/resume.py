@@ -82,14 +82,13 @@ def described(objective: Any) -> str:
     return f"{name}({', '.join(own)})"
 
 
-def check(path: Any, state: Mapping[str, Any], expected: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+def check(path: Any, state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another model, guide, optimiser, objective or seed, or one whose numbers cannot be.
 
     Args:
         path: its file.
         state: what it holds.
         expected: what a checkpoint of this fit would hold.
-        now: ``settings`` of this fit.
 
     Raises:
         CheckpointError: it does not fit.
@@ -100,7 +99,7 @@ def check(path: Any, state: Mapping[str, Any], expected: Mapping[str, Any], now:
     if got != wanted:
         differ = difference(got, wanted)
         raise CheckpointError(f"checkpoint: '{path}' is of another model or guide ({differ})")
-    told = state.get("settings", {})
+    told, now = state.get("settings", {}), expected["settings"]
     if "data" in told and not same_data(told["data"], now["data"]):
         raise CheckpointError(
             f"resume: '{path}' was written for other data, expected the same; without resume a new fit starts"
