@@ -13,17 +13,23 @@ from .nodes import nodes
 from .require import named, shown
 
 MASK = "mask"
+TAKEN = ("context", "fn", "self")  # by poutine, which hands all other keywords on to the model
 CAUSES = (ValueError, TypeError, RuntimeError, IndexError, AttributeError, KeyError)
 
 
-def check_mask(data: Mapping[str, Any], name: str = "data") -> None:
-    """Refuse arguments that are no mapping, or whose mask is no boolean tensor.
+def check_arguments(data: Mapping[str, Any], name: str = "data") -> None:
+    """Refuse arguments that are no mapping, whose names Pyro's handlers take for themselves, or whose mask is no boolean tensor.
 
     Raises:
-        TypeError: they are not.
-        ValueError: the mask has no entry, or more dimensions than any of them.
+        TypeError: they are no mapping, or the mask is no boolean tensor.
+        ValueError: a name that is taken; a mask without entries, or with more dimensions than any argument.
     """
     named(name, data)
+    taken = [key for key in TAKEN if key in data]
+    if taken:
+        raise ValueError(
+            f"{name}: got the name '{taken[0]}', expected another: Pyro's handlers have an argument of this name"
+        )
     mask = data.get(MASK)
     if mask is not None and not (isinstance(mask, Tensor) and mask.dtype == torch.bool):
         raise TypeError(f"{name}['{MASK}']: got {shown(mask)}, expected a boolean tensor, True where observed")

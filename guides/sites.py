@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .alone import alone
-from .arguments import CAUSES, check_mask, check_observed, failure
+from .arguments import CAUSES, check_arguments, check_observed, failure
 from .nodes import nodes
 from .require import function, whole
 from .traces import derived_sites, samples, trace_of, undeclared
@@ -112,7 +112,7 @@ def traced(fn: Callable[..., Any], data: Data) -> poutine.Trace:
         ValueError, TypeError: it fails; in one sentence.
     """
     function("model", fn)
-    check_mask(data)
+    check_arguments(data)
     try:
         return trace_of(fn, data)
     except CAUSES as error:

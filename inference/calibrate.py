@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..guides.alone import alone
-from ..guides.arguments import check_mask
+from ..guides.arguments import check_arguments
 from ..guides.batches import check_sets
 from ..guides.require import flag, function, real, seed_number, shown, tensors
 from ..guides.sites import Data, prototype, repeated, rows_of, seeded, simulate, unchecked
@@ -99,7 +99,7 @@ def calibrate(
             f"executor: got {shown(executor)}, expected something with submit, such as a ProcessPoolExecutor"
         )
     function("guide" if fit is None else "fit", guide if fit is None else fit)
-    check_mask({} if given is None else given, "given")
+    check_arguments({} if given is None else given, "given")
     widen = float(widen)
     function("model", model)
     if simulator is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guides.arguments import CAUSES, check_mask, check_observed
+from ..guides.arguments import CAUSES, check_arguments, check_observed
 from ..guides.batches import check_sets
 from ..guides.nodes import nodes
 from ..guides.refine import Refined
@@ -49,7 +49,7 @@ class DataSets:
 
     def __post_init__(self) -> None:
         sets = count(self.data)
-        check_mask(self.data)
+        check_arguments(self.data)
         check_dense("data", self.data)
         if self.batch_size is not None:
             whole("batch_size", self.batch_size, 1, sets)
@@ -86,7 +86,7 @@ class Simulator:
     def __post_init__(self) -> None:
         whole("batch_size", self.batch_size, 1, MOST)
         given = {} if self.given is None else self.given
-        check_mask(given, "given")
+        check_arguments(given, "given")
         check_dense("given", given)
         if self.corrupt is not None:
             function("corrupt", self.corrupt)
@@ -135,7 +135,7 @@ def simulated_once(
     if guide is not None:
         function("guide", guide)
     given = {} if given is None else given
-    check_mask(given, "given")
+    check_arguments(given, "given")
     check_dense("given", given)
     with told_once():
         check_simulates(model, given)
@@ -236,7 +236,7 @@ class Batches:
                 f"data: got {type(source).__name__}, expected a mapping of the model's arguments, DataSets or Simulator"
             )
         if not isinstance(source, DataSets):
-            check_mask(source)
+            check_arguments(source)
             check_dense("data", source)
         self.example = _on(device, one(source.data) if isinstance(source, DataSets) else source)
         trace = prototype(model, self.example, subsampled=True)

@@ -11,11 +11,10 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.nodes import nodes
 from ..guides.refine import Refined
 from ..guides.require import function, real, shown, whole
 from ..guides.sites import Data, latent_sites, plain, plated
-from ..guides.traces import site_log_probs, total, trace_of
+from ..guides.traces import samples, site_log_probs, total, trace_of
 from .densities import conditioned
 from .rejected import Kept, accepted_traces, at_fixed, log_share
 
@@ -125,11 +124,7 @@ class Reweighted:
             ceiling = log_w.logsumexp(0) - 0.5 * torch.log(torch.tensor(float(self.particles)))
             weights = torch.softmax(torch.minimum(log_w, ceiling), 0)
             outer = tuple(log_w.shape)
-            values = {
-                name: plain(site, outer)
-                for name, site in nodes(model_trace).items()
-                if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site)
-            }
+            values = {name: plain(site, outer) for name, site in samples(model_trace) if not site["is_observed"]}
         log_q = guide_log_prob(guide, Batch(batch.data, batch.datasets, values, batch.nesting), len(outer))
         losses = -(weights * log_q).sum(0)
         return losses.mean() if kept is None else losses[kept.any(0).reshape(losses.shape)].mean()
@@ -165,8 +160,8 @@ def log_densities(
 ) -> tuple[Tensor, Tensor, Kept | None]:
     """Return log p(z, y) and log q(z | y) of fresh draws, differentiable, and which count; shapes broadcast to (S, [B])."""
     model_trace, guide_trace, kept = drawn_traces(model, guide, batch, particles)
-    for name, site in nodes(guide_trace).items():
-        if site["type"] == "sample" and not site["fn"].has_rsample and not poutine.util.site_is_subsample(site):
+    for name, site in samples(guide_trace):
+        if not site["fn"].has_rsample:
             raise ValueError(
                 f"guide: site '{name}' has no reparameterised draws, expected such, or pyro.infer.Trace_ELBO() as objective"
             )
@@ -214,8 +209,8 @@ def guide_log_prob(guide: Callable[..., Any], batch: Batch, outer: int = 1) -> T
         return own(batch.latents, batch.data, **known)
     inside = plated(guide, batch.nesting, None, batch.datasets)
     trace = trace_of(conditioned(inside, batch.latents, batch.nesting, outer), batch.data)
-    for name, site in nodes(trace).items():
-        if site["type"] == "sample" and not site["is_observed"] and not poutine.util.site_is_subsample(site):
+    for name, site in samples(trace):
+        if not site["is_observed"]:
             raise ValueError(
                 f"guide: site '{name}' is not one of the unknowns, expected a guide with log_prob(values, data)"
             )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..guides.arguments import check_mask
+from ..guides.arguments import check_arguments
 from ..guides.require import shown
 from ..guides.sites import latent_sites, prototype, rows_of
 from ..guides.traces import samples
@@ -57,7 +57,7 @@ def check_rows(model: Callable[..., Any], data: Mapping[str, Any], most: int = 3
 
 def check_corrupted(data: Any, example: Mapping[str, Any]) -> None:
     """Refuse a ``corrupt`` that loses arguments or changes the shape of a data set."""
-    check_mask(data, "corrupt(data)")
+    check_arguments(data, "corrupt(data)")
     for name, value in example.items():
         if not isinstance(value, Tensor) or name not in data:
             continue

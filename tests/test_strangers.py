@@ -492,3 +492,21 @@ def test_a_derived_quantity_whose_entries_cancel_is_served() -> None:
         return pyro.sample("y", dist.Normal(b, 0.5).to_event(1), obs=y)
 
     assert Latents.of(model, {"y": Y}).size == 3
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, data: physzoo.laplace(model, data),
+        lambda model, data: physzoo.nuts(model, data, **QUIET),
+        lambda model, data: physzoo.posterior(model, lambda context: None, data),
+        lambda model, data: physzoo.fit(model, AutoNormal(model), data, steps=1, **QUIET),
+    ],
+)
+def test_a_data_argument_that_pyros_handlers_take_for_themselves_is_refused(call) -> None:
+    def model(context=None):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        return pyro.sample("context", dist.Normal(z, 1.0), obs=context)
+
+    with pytest.raises(ValueError, match=r"^data: got the name 'context', expected another"):
+        call(model, {"context": torch.tensor(1.0)})
