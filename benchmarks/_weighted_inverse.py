@@ -108,27 +108,27 @@ class VirtualPairs(PyroModule):
         super().__init__()
         self.target, self.scale = target, target.scale
 
-        def unknowns(context: Tensor) -> None:
+        def unknowns(summary: Tensor) -> None:
             pyro.sample("w", dist.Normal(torch.zeros_like(target.centre), 1.0).to_event(1))
 
-        context = {"context": torch.zeros(2 * len(target.centre), dtype=torch.float64)}
-        self.flow = amortize(unknowns, "mlp", "spline", example=context, simulations=0, seed=seed)
+        example = {"summary": torch.zeros(2 * len(target.centre), dtype=torch.float64)}
+        self.flow = amortize(unknowns, "mlp", "spline", example=example, simulations=0, seed=seed)
 
     def head_log_prob(self, z: Tensor, u: Tensor) -> Tensor:
         """Return log p_theta(z | u), shape (...)."""
         centre, tril = estimated(self.target, u)
         w = (tril.mT @ (z - centre)[..., None])[..., 0]
         log_scale = tril.diagonal(dim1=-2, dim2=-1).log()
-        return self.flow.log_prob({"w": w}, {"context": self._context(centre, log_scale)}) + log_scale.sum(-1)
+        return self.flow.log_prob({"w": w}, {"summary": self._summary(centre, log_scale)}) + log_scale.sum(-1)
 
     def head_sample(self, u: Tensor, draws: int) -> Tensor:
         """Draw from p_theta(z | u): (draws, ..., d)."""
         centre, tril = estimated(self.target, u)
         log_scale = tril.diagonal(dim1=-2, dim2=-1).log()
-        w = self.flow.sample({"context": self._context(centre, log_scale)}, draws)["w"]
+        w = self.flow.sample({"summary": self._summary(centre, log_scale)}, draws)["w"]
         return centre + torch.linalg.solve_triangular(tril.mT, w[..., None], upper=True)[..., 0]
 
-    def _context(self, centre: Tensor, log_scale: Tensor) -> Tensor:
+    def _summary(self, centre: Tensor, log_scale: Tensor) -> Tensor:
         return torch.cat([centre, log_scale - 5], -1)
 
     def forward(self) -> None:
