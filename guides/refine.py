@@ -147,9 +147,10 @@ class GaussNewton(nn.Module):
         f, w = self._basis(inputs).double(), w.double()
         usable = torch.isfinite(f).all(-1) & torch.isfinite(w).all(-1)
         f, w = f[usable], w[usable]
-        gram = f.mT @ f
-        ridge = 1e-6 * len(f) * torch.eye(len(gram), dtype=f.dtype, device=f.device)
-        self.weights.copy_(torch.linalg.solve(gram + ridge, f.mT @ w))
+        few = len(f) < f.shape[-1]  # the same weights from the smaller of two systems
+        gram = f @ f.mT if few else f.mT @ f
+        gram.diagonal().add_(1e-6 * len(f))
+        self.weights.copy_(f.mT @ torch.linalg.solve(gram, w) if few else torch.linalg.solve(gram, f.mT @ w))
 
     def standardise(self, features: Tensor) -> None:
         """Take mean and sd of the features (N, F) of simulated data sets."""

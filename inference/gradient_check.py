@@ -38,7 +38,7 @@ def check_gradients(model: Callable[..., Any], data: Data) -> None:
             if here is None or there is None or not bool(torch.isfinite(here) & torch.isfinite(there)):
                 continue
             slope = torch.autograd.grad(here, at[name], allow_unused=True)[0] if here.requires_grad else None
-            depends = abs(float(here.detach() - there)) > 1e-6 * (1 + abs(float(there)))
+            depends = abs(float(here.detach() - there.detach())) > 1e-6 * (1 + abs(float(there.detach())))
             if depends and (slope is None or not bool(slope.any())):
                 raise ValueError(
                     f"model: got data that depend on '{name}' without a gradient that reaches it (a .detach(), or a solver outside "

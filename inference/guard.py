@@ -19,6 +19,7 @@ from .rejected import rejected
 NOTHING_FOUND = (
     "every density is finite and only a gradient is not: look for a square root or a logarithm at zero in the model"
 )
+FAR_OUT = "where the guide went too far out, lower learning_rate, or pass over such steps by max_skipped="
 
 
 def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, particles: int = 1) -> str:
@@ -37,7 +38,7 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
             where = _first(site["value"])
             if where is not None:
                 at = _place(where[: site["value"].ndim - len(site["fn"].event_shape)], batch)
-                return f"guide site '{name}' drew {_number(site['value'], where)} at {at}"
+                return f"guide site '{name}' drew {_number(site['value'], where)} at {at}; {FAR_OUT}"
         replayed = poutine.replay(plated(model, batch.nesting, size, batch.datasets), trace=guide_trace)
         model_trace = trace_of(replayed, batch.data)
     outer = tuple(n for n in (size, batch.datasets) if n is not None)
@@ -47,10 +48,9 @@ def diagnose(model: Callable[..., Any], guide: Callable[..., Any], batch: Batch,
             log_prob = log_prob_of(site)
             where = _first(log_prob, missing=_draws_like(gone, log_prob))
             if where is not None:
-                drawn = _latent_values(model_trace, where)
-                return (
-                    f"{kind} site '{name}' has log density {_number(log_prob, where)} at {_place(where, batch)}{drawn}"
-                )
+                drawn, number = _latent_values(model_trace, where), _number(log_prob, where)
+                advice = f"; {FAR_OUT}" if kind == "model" and number == "-inf" else ""
+                return f"{kind} site '{name}' has log density {number} at {_place(where, batch)}{drawn}{advice}"
     return NOTHING_FOUND
 
 

@@ -67,15 +67,27 @@ def laplace(
         ValueError: no prior draw has a finite density, or the density has no mode.
 
     Warns:
-        TrustWarning: the climbs ended near a mode and not at it.
+        TrustWarning: the climbs ended near a mode and not at it, or the density does not fall in some direction.
     """
     real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
     around = _tops(model, data, starts, climbers, candidates, seed)
-    top, tril = around.tops[0], around.root(around.tops[0], floor)
+    top = around.tops[0]
+    tril, flat = around.root(top, floor)
     at = top.clone().requires_grad_()
     (slope,) = torch.autograd.grad(around.log_density(at.unsqueeze(0)).sum(), at)
     _check_mode(float((tril.T @ slope).norm()))
+    if bool(flat.any()):
+        _warn_of_flat(
+            [block.name for block in around.sites.blocks if flat[block.start : block.start + block.size].any()]
+        )
     return Whitening(top, tril)
+
+
+def _warn_of_flat(names: list[str]) -> None:
+    warn(
+        f"laplace: got a density that hardly falls along {', '.join(map(repr, names))[:120]}, expected one that falls on all sides of "
+        "its mode: the prior's sd stands in there, not to be trusted as a posterior; use smc, pcn or a guide without whitening",
+    )
 
 
 def _check_mode(slope: float) -> None:
@@ -133,7 +145,7 @@ def laplace_mixture(
             torch.linalg.solve_triangular(tril, (top - u)[:, None], upper=False).norm() < SAME for u, tril, _ in found
         ):
             continue
-        tril = around.root(top, floor)
+        tril, _flat = around.root(top, floor)
         if not found or (tril.T @ slope).norm() < SAME:  # a climb that was cut off ends at no mode
             found.append((top, tril, height + tril.diagonal().log().sum()))
     modes, roots, evidence = (torch.stack(part) for part in zip(*found, strict=True))
@@ -148,14 +160,15 @@ def laplace_mixture(
 class _Around:
     """The log density in unconstrained space, where climbs end, its values there; the prior's spread; the step in sd."""
 
+    sites: Latents
     log_density: Callable[[Tensor], Tensor]
     tops: Tensor
     heights: Tensor
     scale: Tensor
     step: float
 
-    def root(self, mode: Tensor, floor: float) -> Tensor:
-        """Return L, L L' the inverse of the negative Hessian at a mode, (d, d)."""
+    def root(self, mode: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+        """Return L, L L' the inverse of the negative Hessian at a mode, (d, d), and which coordinates lie along flat directions, (d,)."""
         unit, rounding = self.scale, ROUNDING * mode.abs()
         for _ in range(8):  # until a step is a small part of the sd that it finds
             precision = self._negative_hessian(mode, torch.maximum(self.step * unit, rounding)) * unit * unit[:, None]
@@ -164,7 +177,8 @@ class _Around:
             precision = precision * factor * factor[:, None]
             if bool((factor > 0.3).all()):
                 break
-        return unit[:, None] * _inverse_root(precision, (self.scale / unit).square(), floor)
+        root, flat = _inverse_root(precision, (self.scale / unit).square(), floor)
+        return unit[:, None] * root, flat
 
     def _negative_hessian(self, mode: Tensor, step: Tensor) -> Tensor:
         size, shifts = len(mode), torch.diag(step)
@@ -204,14 +218,22 @@ def _tops(model: Callable[..., Any], data: Data, starts: int, climbers: int, can
             f"data: got data under which none of {len(draws)} prior draws has a finite density, expected a model that can produce them",
         )
     tops, depths = ascend(log_density, draws, heights, climbers, starts)
-    return _Around(log_density, tops, -depths, spread(draws), STEP if kind == torch.float64 else STEP_SINGLE)
+    return _Around(sites, log_density, tops, -depths, spread(draws), STEP if kind == torch.float64 else STEP_SINGLE)
 
 
-def _inverse_root(precision: Tensor, prior_variance: Tensor, floor: float) -> Tensor:
-    """Cholesky factor of the inverse of a matrix whose diagonal is near 1, or below where the density hardly falls."""
+def _inverse_root(precision: Tensor, prior_variance: Tensor, floor: float) -> tuple[Tensor, Tensor]:
+    """Cholesky factor of the inverse of a matrix whose diagonal is near 1, or below where the density hardly falls.
+
+    Beside it, the coordinates that make up most of a direction in which the density hardly falls.
+    """
     curvature, directions = torch.linalg.eigh(precision)
-    prior = (directions.square() * prior_variance.unsqueeze(-1)).sum(0)
+    prior = 1 / (directions.square() / prior_variance.unsqueeze(-1)).sum(
+        0
+    )  # on the line itself: no other unknown moves
     # no data make an unknown far wider than its prior: that is a ridge, along which the mode is anywhere
     flat = (curvature <= floor * curvature.max().clamp_min(floor)) | (curvature * prior < WIDER**-2)
     variance = torch.where(flat, prior, 1 / torch.where(flat, torch.ones_like(curvature), curvature))
-    return torch.linalg.cholesky((directions * variance) @ directions.T)
+    # R'R = V diag(variance) V' without forming it: its condition number may be beyond what Cholesky's method bears
+    root = torch.linalg.qr((directions * variance.sqrt()).T).R.T
+    along = (directions.square() * flat).sum(1)
+    return root * root.diagonal().sign(), along > 0.5 * along.max().clamp_min(0.1)

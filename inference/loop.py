@@ -44,6 +44,7 @@ from .rejected import RejectedError
 from .resume import check, generators, goes_on, more_patience, put_back, settings
 from .shares import Share, Watch
 from .stock import Stock
+from .warn import warn
 
 
 class CheckpointWarning(UserWarning):
@@ -161,11 +162,24 @@ class Loop:
             raise RejectedError(f"step {self.step}: {error}{self._keep_good()}") from None
         if options.checkpoint is not None and self.step != self.resumed_at:
             self._checkpoint(self._state())
+        if self.step != self.resumed_at:
+            self._warn_of_untrained()
         if self.best is not None:
             self.store.load(self.best[1])
         elif not sound(self.losses):
             text = f"fit: the loss rose to {self.losses[-1]:.4g}, far above where it began; lower learning_rate"
             warnings.warn(text, DivergedWarning, stacklevel=5)
+
+    def _warn_of_untrained(self) -> None:
+        """Name the model's parameters that the last step gave no gradient: an objective of the guide alone leaves them as they are."""
+        of_model = self.modules["model"].named_parameters() if "model" in self.modules else ()
+        trained = {**dict(of_model), **self.store.of_functions()}
+        idle = [name for name, value in trained.items() if value.requires_grad and value.grad is None]
+        if idle and any(value.grad is not None for value in self.parameters):
+            warn(
+                f"objective: got {type(self.objective).__name__}, from which no gradient reaches {', '.join(map(repr, idle))[:120]} of the "
+                "model, expected one that trains them: ELBO does; freeze by requires_grad_(False) what is meant to keep its value"
+            )
 
     def _loss(self, batch: Batch) -> Tensor:
         try:

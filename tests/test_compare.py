@@ -16,8 +16,10 @@ from physzoo.inference.compare import _thinned, c2st, compare
 from physzoo.inference.posterior import posterior
 from physzoo.inference.reference import Reference
 
+COUNT = 1500
 
-def normal(seed, count=4000, width=1.0, shift=0.0, size=8):
+
+def normal(seed, count=COUNT, width=1.0, shift=0.0, size=8):
     rng = np.random.default_rng(seed)
     return {
         "z": shift + width * rng.normal(size=(count, size)),
@@ -32,8 +34,8 @@ def test_equal_samples_cannot_be_told_apart():
     found = compare(normal(1), REFERENCE)
     assert abs(found.c2st - 0.5) < 4 * found.c2st_error
     assert max(abs(v) for k, v in found.mean_error_sd.items() if k != "rate") < 4 * found.resolution
-    assert all(abs(v - 1) < 4 / np.sqrt(4000) for k, v in found.sd_ratio.items() if k != "rate")
-    assert max(v for k, v in found.w1_sd.items() if k != "rate") < 0.06
+    assert all(abs(v - 1) < 4 / np.sqrt(COUNT) for k, v in found.sd_ratio.items() if k != "rate")
+    assert max(v for k, v in found.w1_sd.items() if k != "rate") < 4 / np.sqrt(COUNT)
     assert json.loads(json.dumps(found.to_dict()))["c2st"] == found.c2st
 
 
@@ -42,7 +44,7 @@ def test_a_wrong_width_or_shift_is_measured_and_detected(wrong, least):
     found = compare(normal(2, **wrong), REFERENCE, positive=("rate",))
     assert found.c2st > least
     for name in (f"z[{k}]" for k in range(8)):
-        assert abs(found.sd_ratio[name] - wrong.get("width", 1.0)) < 4 / np.sqrt(4000)
+        assert abs(found.sd_ratio[name] - wrong.get("width", 1.0)) < 4 / np.sqrt(COUNT)
         assert abs(found.mean_error_sd[name] - wrong.get("shift", 0.0)) < 4 * found.resolution
         # W1 between N(0, s^2) and N(m, 1): |m| or (1 - s) sqrt(2 / pi)
         exact = wrong.get("shift", 0.2 * np.sqrt(2 / np.pi))
@@ -55,7 +57,7 @@ def test_a_small_sample_still_shows_a_narrow_one():
 
 
 def test_the_score_is_reproducible_and_its_seed_matters_little():
-    a, b = normal(4, count=1500)["z"], REFERENCE["z"]
+    a, b = normal(4, count=500)["z"], REFERENCE["z"][:500]
     scores = [c2st(a, b, seed=seed) for seed in (0, 0, 1)]
     assert scores[0] == scores[1]
     assert abs(scores[0] - scores[2]) < 0.05
@@ -70,7 +72,7 @@ def test_importance_weights_repair_a_wide_proposal():
     weighted = compare({"z": z}, reference, weights=np.exp(log_ratio))
     assert bare.c2st > 0.53
     assert abs(weighted.c2st - 0.5) < 0.02
-    assert weighted.draws < 4000
+    assert weighted.draws < COUNT
     assert all(abs(ratio - 1) < 0.06 for ratio in weighted.sd_ratio.values())
     assert min(bare.sd_ratio.values()) > 1.1
 

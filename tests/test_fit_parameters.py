@@ -1,5 +1,7 @@
 """What a fit trains, and how fast: parameters of functions as under SVI, frozen and shared ones, groups of an optimiser."""
 
+import warnings
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,8 +11,11 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
+from physzoo.guides import amortize
+from physzoo.inference.data import Simulator
 from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.objectives import ELBO
+from physzoo.inference.objectives import ELBO, ForwardKL, Reweighted
+from physzoo.inference.warn import TrustWarning
 
 QUIET = FitOptions(progress=False, learning_rate=0.05)
 Y = torch.tensor([0.8, 1.0, 1.2])
@@ -203,3 +208,32 @@ def test_an_optimiser_that_cannot_do_it_is_refused_in_one_sentence(optimizer, wo
     with pytest.raises((ValueError, TypeError), match=f"optimizer: .*{words}") as error:
         fit(model, AutoNormal(model), DATA, options=QUIET, steps=2, optimizer=optimizer)
     assert "expected" in str(error.value)
+
+
+class WithGain(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, y=None):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        return pyro.sample("y", dist.Normal((self.gain * z)[..., None] * torch.ones(3), 0.5).to_event(1), obs=y)
+
+
+def with_gain(y=None):
+    gain = pyro.param("gain", torch.tensor(1.0))
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    return pyro.sample("y", dist.Normal((gain * z)[..., None] * torch.ones(3), 0.5).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize("make", [WithGain, lambda: with_gain], ids=["module", "function"])
+def test_parameters_of_a_model_that_an_objective_does_not_train_are_named(make):
+    with pytest.warns(TrustWarning, match="ForwardKL, from which no gradient reaches 'gain' of the model"):
+        fit(model := make(), amortize(model, "mlp", example=DATA), Simulator(4), ForwardKL(), QUIET, steps=2)
+    with pytest.warns(TrustWarning, match="Reweighted, from which"):
+        fit(model := make(), amortize(model, None, example=DATA), DATA, Reweighted(8), QUIET, steps=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(model := make(), amortize(model, None, example=DATA), DATA, ELBO(8), QUIET, steps=2)
+        frozen = WithGain().requires_grad_(False)
+        fit(frozen, amortize(frozen, "mlp", example=DATA), Simulator(4), ForwardKL(), QUIET, steps=2)

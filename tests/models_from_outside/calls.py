@@ -28,6 +28,7 @@ from physzoo.guides import FAMILIES
 from physzoo.guides.sites import unregistered
 from physzoo.inference.densities import paired_traces
 from physzoo.inference.entries import pointwise
+from physzoo.inference.guard import NonFiniteError
 from physzoo.inference.importance import weights_of
 from physzoo.inference.latents import Latents
 
@@ -36,6 +37,7 @@ from .judge import distance, tolerance
 
 EXACT = 20_000
 QUIET: dict[str, Any] = {"progress": False}
+REFUSALS = (": refine: got", "lower learning_rate")  # of what a call does not serve, whatever the model
 WARNINGS = ("k-hat", "R-hat", "effective", "diverg", "too few", "Pareto", "not to be trusted", "cannot be trusted")
 
 
@@ -60,18 +62,34 @@ class Trial:
         return self.case.exact(EXACT, np.random.default_rng(1))
 
     @cached_property
-    def laplace(self) -> Any:
-        return physzoo.laplace(self.case.model, self.case.data, candidates=128, climbers=16, starts=2)
+    def _laplace(self) -> tuple[Any, list[str]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = physzoo.laplace(self.case.model, self.case.data, candidates=128, climbers=16, starts=2)
+        return found, [str(w.message) for w in caught]
 
-    @cached_property
+    @property
+    def laplace(self) -> Any:
+        """The Laplace approximation, made once; what it warned of is told in every call that starts there."""
+        found, told = self._laplace
+        for text in told:
+            warnings.warn(text, stacklevel=2)
+        return found
+
+    @property
     def start(self) -> Any:
         """The Laplace approximation, or nothing where there is no mode."""
         return None if "laplace" in self.case.refused_by else self.laplace
 
     @cached_property
-    def guide(self) -> Any:
-        """A full-rank Gaussian, fitted."""
+    def _guide(self) -> Any:
         return self.fitted("full")
+
+    @property
+    def guide(self) -> Any:
+        """A full-rank Gaussian, fitted; with what its start warned of."""
+        _ = self.start
+        return self._guide
 
     @cached_property
     def tree(self) -> Any:
@@ -308,8 +326,8 @@ def run(trial: Trial, call: str) -> Outcome:
             outcome = CALLS[call](trial)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        sentence = isinstance(error, ValueError | TypeError) and "\n" not in text and len(text) < 400
-        refused = sentence and ((must_refuse and case.refusal in text) or ": refine: got" in text)
+        sentence = isinstance(error, ValueError | TypeError | NonFiniteError) and "\n" not in text and len(text) < 400
+        refused = sentence and ((must_refuse and case.refusal in text) or any(words in text for words in REFUSALS))
         return Outcome("refused" if refused else "wrong", " ".join(text.split())[:200])
     if must_refuse:
         return Outcome("wrong", f"not refused: {outcome.found}")
