@@ -31,6 +31,7 @@ from physzoo.inference.entries import pointwise
 from physzoo.inference.guard import NonFiniteError
 from physzoo.inference.importance import weights_of
 from physzoo.inference.latents import Latents
+from physzoo.inference.precision import in_double, workable
 
 from .case import Array, Case, Draws
 from .judge import distance, tolerance
@@ -75,6 +76,14 @@ class Trial:
         for text in told:
             warnings.warn(text, stacklevel=2)
         return found
+
+    @cached_property
+    def precisely(self) -> tuple[Any, dict[str, Any], torch.dtype]:
+        """Model and data in float64, and the precision in which the density can be evaluated there."""
+        model, data = in_double(self.case.model, self.case.data)
+        latents = Latents.of(model, data)
+        at = latents.prior(model, data, 2, 0)
+        return model, data, workable(lambda x: latents.log_density(model, x, data), at, torch.float64)
 
     @property
     def start(self) -> Any:
@@ -167,8 +176,9 @@ def laplace(trial: Trial) -> Outcome:
     """At the mode the density is level, and its curvature is that by automatic differentiation."""
     latents = Latents.of(trial.case.model, trial.case.data)
     found = trial.laplace
+    model, data, kind = trial.precisely
     with unregistered():
-        height = lambda x: latents.log_density(trial.case.model, x, trial.case.data).double()  # noqa: E731
+        height = lambda x: latents.log_density(model, x.to(kind), data).double()  # noqa: E731
         (slope,) = torch.autograd.grad(height(at := found.loc.clone().requires_grad_()), at)
         curvature = -torch.autograd.functional.hessian(height, found.loc)
     root = found.tril
@@ -254,11 +264,10 @@ def loo(trial: Trial) -> Outcome:
 
 
 def _exact_loo(trial: Trial) -> float:
-    model, data = trial.case.model, trial.case.data
+    model, data, kind = trial.precisely
     latents = Latents.of(model, data)
-
     number = EXACT if max(value.numel() for value in data.values() if isinstance(value, torch.Tensor)) < 1e4 else 500
-    values = {n: torch.as_tensor(trial.exact[n][:number]).to(torch.float64) for n in latents.shapes}
+    values = {n: torch.as_tensor(trial.exact[n][:number]).to(kind) for n in latents.shapes}
     padded = latents.padded(values)
 
     def guide(**_: Any) -> None:
