@@ -86,8 +86,8 @@ def check_observed(trace: poutine.Trace, data: Mapping[str, Any], sets: int | No
         _check_support(name, site["value"] if _picked(data[name], site, sets) else data[name], site, mask)
 
 
-def failure(fn: Any, data: Mapping[str, Any], error: Exception) -> Exception:
-    """Return what a failing run of ``fn`` on ``data`` is to be told as: one sentence.
+def failure(fn: Any, data: Mapping[str, Any], error: Exception, argument: str = "model") -> Exception:
+    """Return what a failing run of ``fn``, a "model" or "guide", on ``data`` is to be told as: one sentence.
 
     Pyro appends a table of all sites to messages, and torch tells of sizes without saying whose.
     """
@@ -99,6 +99,10 @@ def failure(fn: Any, data: Mapping[str, Any], error: Exception) -> Exception:
     kind = TypeError if isinstance(error, TypeError) else ValueError
     what = f"{type(error).__name__}: {first}"[:140]
     name = getattr(fn, "__name__", type(fn).__name__)
+    if argument != "model":
+        return kind(
+            f"{argument}: got {name}, which fails on {came or 'no data'} ({what}), expected one that runs there"
+        )
     return kind(
         f"data: got {came or 'nothing'}, on which {name} fails, expected the arguments of one data set ({what})"
     )

@@ -95,7 +95,7 @@ def prototype(
     """
     data = {} if data is None else data
     with seeded(seed), torch.no_grad(), poutine.block(), unchecked():
-        trace = traced(model, data)
+        trace = traced(model, data, argument)
         if not subsampled:
             _refuse_subsampled(trace, argument)
         trace = poutine.util.prune_subsample_sites(trace)
@@ -105,18 +105,18 @@ def prototype(
     return trace
 
 
-def traced(fn: Callable[..., Any], data: Data) -> poutine.Trace:
-    """Trace a first run of ``fn(**data)``, by which mistakes show.
+def traced(fn: Callable[..., Any], data: Data, argument: str = "model") -> poutine.Trace:
+    """Trace a first run of ``fn(**data)``, a "model" or "guide", by which mistakes show.
 
     Raises:
         ValueError, TypeError: it fails; in one sentence.
     """
-    function("model", fn)
+    function(argument, fn)
     check_arguments(data)
     try:
         return trace_of(fn, data)
     except CAUSES as error:
-        raise failure(fn, data, error) from error
+        raise failure(fn, data, error, argument) from error
 
 
 def _refuse_subsampled(trace: poutine.Trace, argument: str) -> None:

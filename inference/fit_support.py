@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -118,6 +118,20 @@ def moved(batch: Batch, device: str | None) -> Batch:
     return replace(batch, data=data, latents=latents, refined=refined)
 
 
+def refuse_taken_names(guide: AutoGuide, names: Iterable[str]) -> None:
+    """Refuse sites that an autoguide cannot keep its parameters under: Pyro gives its modules an attribute for each site.
+
+    Raises:
+        ValueError: a site has the name of something that every module has.
+    """
+    taken = [name for name in names if hasattr(PyroModule, name)]
+    if taken:
+        raise ValueError(
+            f"guide: got {type(guide).__name__} for a site named '{taken[0]}', which all modules of Pyro have already, expected "
+            "another name of the site, or amortize(model, None, ...), which takes any"
+        )
+
+
 def refuse_replaced_subsamples(
     model: Callable[..., Any], guide: Callable[..., Any], example: Mapping[str, Any]
 ) -> None:
@@ -139,7 +153,7 @@ def refuse_replaced_subsamples(
     if not given:
         return
     with seeded(2), torch.no_grad(), poutine.block(), unchecked():
-        trace = traced(guide, example)
+        trace = traced(guide, example, "guide")
     for name, value in given.items():
         site = nodes(trace).get(name)
         if site is not None and not torch.equal(site["value"], value):

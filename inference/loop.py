@@ -33,6 +33,7 @@ from .fit_support import (
     progress_bar,
     rates,
     refuse_replaced_subsamples,
+    refuse_taken_names,
     set_rates,
 )
 from .gradient_check import check_gradients
@@ -117,11 +118,12 @@ class Loop:
         refuse_replaced_subsamples(self.model, self.guide, example)
         if isinstance(self.guide, AutoGuide) and not self.enumerated:
             runs = (prototype(self.model, example, seed, subsampled=True) for seed in (0, 1))
-            fixed_supports(*runs)  # an autoguide keeps those of its first run
+            names = fixed_supports(*runs)  # an autoguide keeps those of its first run
+            refuse_taken_names(self.guide, names)
         if isinstance(self.objective, ELBO | Stock) and not self.enumerated:
             check_gradients(self.model, example)
         with torch.no_grad(), pyro.validation_enabled(True):
-            trace = traced(self.guide, example)
+            trace = traced(self.guide, example, "guide")
         check_declared(trace, "guide")
         check_guide(trace, self.batches.latents, points=True)
         if isinstance(self.objective, Stock):

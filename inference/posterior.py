@@ -79,7 +79,7 @@ def sample(
         with seeded(seed):
             return cast("dict[str, Tensor]", own_sampler(data, draws))
     with seeded(seed), torch.no_grad(), poutine.block(), outer_plates(nesting, draws, datasets):
-        trace = traced(guide, data)
+        trace = traced(guide, data, "guide")
     result = {}
     for name, site in samples(trace):
         if not site["is_observed"] and not site["infer"].get("is_auxiliary"):

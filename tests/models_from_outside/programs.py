@@ -85,7 +85,7 @@ def parameter_in_a_function() -> Case:
     return Case("a parameter in a function", model, DATA, _mean_of(ROW))
 
 
-def names(first: str, second: str, refusal: str = "", served_by: frozenset[str] = frozenset()) -> Case:
+def names(first: str, second: str, refusal: str = "", **calls: frozenset[str]) -> Case:
     def model(y=None):
         a = pyro.sample(first, dist.Normal(0.0, 1.0))
         b = pyro.sample(second, dist.Normal(0.0, 1.0))
@@ -95,7 +95,7 @@ def names(first: str, second: str, refusal: str = "", served_by: frozenset[str] 
         draws = gaussian(np.zeros(2), np.eye(2), np.ones((3, 2)), np.full(3, 0.5), ROW)(number, rng)
         return {first: draws[:, 0], second: draws[:, 1]}
 
-    return Case(f"sites named '{first}' and '{second}'", model, DATA, exact, refusal, served_by)
+    return Case(f"sites named '{first}' and '{second}'", model, DATA, exact, refusal, **calls)
 
 
 def arguments(name: str) -> Case:
@@ -219,9 +219,9 @@ CASES = [
     parameter_in_a_function(),
     names("layer.weight", "layer.bias"),
     names("log_p", "loc"),
-    names("forward", "sample"),
-    names("a/b", "c", "without '/'", WITHOUT_TREES),
-    names("chain", "draw", "'chain'", WITHOUT_TREES),
+    names("forward", "sample", refused_by=frozenset({"fit ELBO, AutoNormal"})),  # attributes of Pyro's modules
+    names("a/b", "c", "without '/'", served_by=WITHOUT_TREES),
+    names("chain", "draw", "'chain'", served_by=WITHOUT_TREES),
     arguments("data"),
     arguments("values"),
     arguments("draws"),
