@@ -141,4 +141,5 @@ SPINE: dict[str, Say] = {
     "fit_overhead": fit_overhead,
     "kill_resume": kill_resume,
     "bad_input": bad_input,
+    "outside_models": outside_models,
 }

@@ -74,9 +74,10 @@ def check_guide(trace: poutine.Trace, sites: Mapping[str, Mapping[str, Any]], po
             or as a point.
     """
     drawn = dict(samples(trace))
-    if not points and all(type(site["fn"]).__name__ == "Delta" for site in drawn.values()):
+    if not points and drawn and all(type(site["fn"]).__name__ == "Delta" for site in drawn.values()):
         raise ValueError(
-            "guide: draws points alone (Delta sites), expected a distribution; a mode with its curvature is what laplace finds"
+            "guide: got one that draws points alone (Delta sites), expected a distribution; a mode with its curvature is what "
+            "laplace finds"
         )
     missing = [name for name in sites if name not in drawn]
     if missing:

@@ -104,6 +104,7 @@ class Loop:
         self.optimizer = build_optimizer(options.optimizer, self.parameters, options.learning_rate)
         self.rates = rates(self.optimizer)
         self.settings = settings(self.optimizer, objective, options, model, self.batches.source)
+        self.asked = -1  # names of parameters at the last look
         self.late: list[str] = []  # parameters that appeared after the first step, in this order
         self.step, self.losses, self.evaluations = 0, [], []
         self.best: tuple[float, dict[str, Any]] | None = None
@@ -240,6 +241,9 @@ class Loop:
 
     def _adopt(self) -> None:
         """Train parameters that functions have asked for since the first run."""
+        if len(self.store.used) == self.asked:
+            return
+        self.asked = len(self.store.used)
         known = {id(value) for value in self.parameters}
         for name, value in self.store.of_functions().items():
             if id(value) not in known:

@@ -82,10 +82,12 @@ class Share:
 
     def __post_init__(self) -> None:
         self.steps: deque[tuple[Loss, bool]] = deque(maxlen=WINDOW)
+        self.gone = 0  # of all draws in ``steps``
         self.told = False
 
     def count(self, loss: Loss, used: bool = True) -> None:
         """Add a step: how many of its draws a site rejected, and whether any was left to learn from."""
+        self.gone += loss.gone - (self.steps[0][0].gone if len(self.steps) == WINDOW else 0)
         self.steps.append((loss, used))
 
     def check(self, done: bool = False) -> None:
@@ -94,12 +96,11 @@ class Share:
         Raises:
             RejectedError: more than a half of the draws were rejected, or no step was of use.
         """
-        gone = sum(loss.gone for loss, _ in self.steps)
         none_of_use = not any(used for _, used in self.steps)
-        if not gone or not (done or none_of_use or len(self.steps) == WINDOW):
+        if not self.gone or not (done or none_of_use or len(self.steps) == WINDOW):
             return
         draws = sum(loss.draws for loss, _ in self.steps)
-        share, site = gone / draws, max((loss for loss, _ in self.steps), key=lambda loss: loss.gone).site
+        share, site = self.gone / draws, max((loss for loss, _ in self.steps), key=lambda loss: loss.gone).site
         enough = done or len(self.steps) >= WINDOW // 10
         if share > MUCH + draws**-0.5 or (none_of_use and enough):
             steps = f"the last {len(self.steps)} steps" if len(self.steps) > 1 else "the only step"

@@ -53,6 +53,15 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(case: Case, call: str)
     assert run(Trial(case), call).verdict == "refused"
 
 
+SOON = ("fit ELBO, AutoNormal", "laplace", "hmc", "az.loo")  # calls that refuse before any work is done
+ALONE = [(case, call) for case in QUICK for call in SOON if call in case.refused_by]
+
+
+@pytest.mark.parametrize(("case", "call"), ALONE, ids=[f"{case.name}-{call}" for case, call in ALONE])
+def test_a_call_that_does_not_serve_what_the_others_serve_says_so(case: Case, call: str) -> None:
+    assert run(Trial(case), call).verdict == "refused"
+
+
 def test_the_judge_rejects_draws_that_are_a_fifth_too_narrow() -> None:
     trial = Trial(next(case for case in CASES if case.name == "one scalar"))
     middle = trial.exact["z"].mean()
