@@ -36,7 +36,7 @@ HEADLINES = (
     *("lynx_hare", "linear_gaussian", "poisson1d_forward", "darcy2d"),
     *("lotka_volterra_benchmark", "aristoff_bangerth", "inverse_kinematics", "missing_sensors", "residual_cost"),
     *("pendulum", "advection_diffusion", "galaxy", "locomotion", "self_calibration"),
-    *("fit_overhead", "kill_resume"),
+    *("outside_models", "bad_input", "fit_overhead", "kill_resume"),
 )
 
 
