@@ -22,17 +22,12 @@ import torch
 from _store import store, table_text
 from torch import Tensor, nn
 
-from physzoo.guides.atomic import replacing
+from physzoo.core.files import replacing
 from physzoo.guides.cleansing import cleansing_guide
-from physzoo.inference.checkpoint import CheckpointError, load
-from physzoo.inference.closed_forms import principal_components, training_mean
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import fit
-from physzoo.inference.grey_box import GreyBoxELBO
-from physzoo.inference.objectives import ELBO, Objective
-from physzoo.inference.options import FitOptions
-from physzoo.inference.reconstruction import Evaluation, evaluate
-from physzoo.inference.stages import guide_last, physics_first
+from physzoo.inference.evaluation import Evaluation, evaluate, principal_components, training_mean
+from physzoo.inference.fit import CheckpointError, DataSets, FitOptions, fit, guide_last, physics_first
+from physzoo.inference.fit.checkpoint import load
+from physzoo.inference.objectives import ELBO, GreyBoxELBO, Objective
 from physzoo.models.baselines import BlackBox, NeuralODE, black_box_guide
 from physzoo.models.datasets.splits import Split, Splits
 

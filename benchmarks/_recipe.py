@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from physzoo.core.model_spec import Whitening
 from physzoo.guides import AmortizedGuide, amortize
-from physzoo.guides.unconstrained import Whitening
-from physzoo.inference.data import DataSets, Simulator, simulated_once
-from physzoo.inference.fit import fit
+from physzoo.inference.fit import DataSets, Simulator, fit, simulated_once
 from physzoo.inference.objectives import ELBO, ForwardKL, Reweighted
 from physzoo.models.registry import Recipe
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from physzoo.core.model_spec import Whitening
 from physzoo.guides import AmortizedGuide, amortize
-from physzoo.guides.residual import ResidualGuide
-from physzoo.guides.unconstrained import Whitening
+from physzoo.guides.state import ResidualGuide
 from physzoo.inference.fit import fit
 from physzoo.inference.objectives import ELBO, Reweighted
 from physzoo.models.poisson1d import Poisson1D

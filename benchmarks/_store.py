@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from physzoo.guides.atomic import replacing
+from physzoo.core.files import replacing
 
 Line = tuple[str, str, str]  # claim, figure, name of the stored table
 Say = Callable[[dict[str, Any]], list[Line]]  # stored table -> what is said of it

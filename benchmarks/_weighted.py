@@ -14,13 +14,12 @@ from pyro.nn import PyroModule
 from scipy import stats
 from torch import Tensor
 
+from physzoo.core.global_state import seeded
+from physzoo.core.model_spec import Whitening
 from physzoo.guides import PreconditionedGuide, amortize
-from physzoo.guides.sites import seeded
-from physzoo.guides.unconstrained import Whitening
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import fit
+from physzoo.inference.calibration.sbc import holm
+from physzoo.inference.fit import DataSets, fit
 from physzoo.inference.objectives import ELBO
-from physzoo.inference.sbc import holm
 from physzoo.models.likelihood import STATE_SCALE
 
 POOL = 2**17

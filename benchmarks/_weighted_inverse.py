@@ -22,12 +22,13 @@ from pyro.nn import PyroModule
 from residual_tv import Case, against_exact
 from torch import Tensor
 
+from physzoo.core.global_state import seeded
 from physzoo.guides import PreconditionedGuide, amortize
-from physzoo.guides.sites import seeded
+from physzoo.inference.calibration import pit, uniformity
+from physzoo.inference.calibration.sbc import effect, holm, interval_coverage
 from physzoo.inference.fit import fit
-from physzoo.inference.laplace import laplace
+from physzoo.inference.modes import laplace
 from physzoo.inference.objectives import ELBO
-from physzoo.inference.sbc import effect, holm, interval_coverage, pit, uniformity
 from physzoo.models.likelihood import STATE_SCALE
 from physzoo.physics import Problem
 

@@ -16,7 +16,7 @@ import torch
 from _grey_box import Row, arguments, linear, table
 from torch import nn
 
-from physzoo.inference.reconstruction import counterfactual, extrapolate
+from physzoo.inference.evaluation.reconstruction import counterfactual, extrapolate
 from physzoo.models.advection_diffusion import CLEANSED, TRAINING, AdvectionDiffusion
 from physzoo.models.baselines import BlackBox, NeuralODE
 from physzoo.models.datasets import advection_diffusion as data

@@ -27,16 +27,14 @@ from _judge import NARROW
 from _store import RESULTS, store
 from torch import Tensor
 
+from physzoo.core.model_spec import Whitening
 from physzoo.guides import AmortizedGuide, amortize
-from physzoo.guides.unconstrained import Whitening
-from physzoo.inference.densities import draw
-from physzoo.inference.distil import DrawsKL
+from physzoo.inference.density.densities import draw
 from physzoo.inference.fit import fit
 from physzoo.inference.importance import k_hat
-from physzoo.inference.laplace import laplace
-from physzoo.inference.objectives import ELBO, Objective
-from physzoo.inference.reference import Reference
-from physzoo.inference.reference_hmc import hmc
+from physzoo.inference.modes import laplace
+from physzoo.inference.objectives import ELBO, DrawsKL, Objective
+from physzoo.inference.references import Reference, hmc
 from physzoo.models.aristoff_bangerth import BLOCKS, AristoffBangerth, deflections
 
 REFERENCE = RESULTS / "aristoff_bangerth_reference.npz"

@@ -36,15 +36,16 @@ import torch
 from _store import store
 from torch import Tensor
 
+from physzoo.core.global_state import seeded
+from physzoo.core.simulate import simulate
 from physzoo.guides import amortize
-from physzoo.guides.sites import seeded, simulate
-from physzoo.inference.data import simulated_once
-from physzoo.inference.densities import draw, log_joint
-from physzoo.inference.fit import fit
+from physzoo.inference.density import log_joint
+from physzoo.inference.density.densities import draw
+from physzoo.inference.fit import fit, simulated_once
 from physzoo.inference.importance import smoothed
-from physzoo.inference.laplace import laplace
+from physzoo.inference.modes import laplace
 from physzoo.inference.objectives import ForwardKL
-from physzoo.inference.reference_hmc import hmc
+from physzoo.inference.references import hmc
 from physzoo.inference.surrogate import fit_surrogate
 from physzoo.models.darcy2d import Darcy2D
 from physzoo.models.poisson1d import Poisson1D

@@ -16,7 +16,7 @@ from typing import Any
 
 from _store import RESULTS, lines_of, table
 
-from physzoo.guides.atomic import replacing
+from physzoo.core.files import replacing
 
 Rows = list[dict[str, Any]]
 Facts = dict[str, Any]

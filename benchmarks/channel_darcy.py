@@ -34,18 +34,16 @@ from _store import store
 from relaxed_base import BASES, FEW, STEPS, relaxed
 from torch import Tensor
 
+from physzoo.core.global_state import seeded
+from physzoo.core.model_spec import Whitening
+from physzoo.core.simulate import simulate
 from physzoo.guides import AmortizedGuide
-from physzoo.guides.sites import seeded, simulate
-from physzoo.guides.unconstrained import Whitening
-from physzoo.inference.calibrate import calibrate
+from physzoo.inference.calibration import calibrate
 from physzoo.inference.compare import c2st
-from physzoo.inference.densities import draw
+from physzoo.inference.density.densities import draw
 from physzoo.inference.importance import k_hat, smoothed
-from physzoo.inference.laplace import laplace, laplace_mixture
-from physzoo.inference.point_estimate import point_estimate
-from physzoo.inference.reference import Reference
-from physzoo.inference.reference_hmc import hmc
-from physzoo.inference.reference_smc import smc
+from physzoo.inference.modes import laplace, laplace_mixture, point_estimate
+from physzoo.inference.references import Reference, hmc, smc
 from physzoo.models import get
 from physzoo.models.channel_darcy import CONTRAST, ChannelDarcy
 from physzoo.models.datasets.channels import CELLS, generate

@@ -22,13 +22,11 @@ from _store import PACKAGES
 from safetensors.torch import save
 from torch import Tensor
 
+from physzoo.core.files import replacing
 from physzoo.guides import amortize
-from physzoo.guides.atomic import replacing
 from physzoo.guides.encoders import MLP
-from physzoo.inference.data import DataSets
-from physzoo.inference.densities import draw
-from physzoo.inference.fit import fit
-from physzoo.inference.options import FitOptions
+from physzoo.inference.density.densities import draw
+from physzoo.inference.fit import DataSets, FitOptions, fit
 from physzoo.models.channel_darcy import CONTRAST, SENSORS, aquifer
 from physzoo.models.channels_prior import LATENTS, WEIGHTS, ChannelVAE, GenerativeField
 from physzoo.models.datasets.channels import generate

@@ -24,14 +24,12 @@ from _store import Rows, store
 from break_even import Size, guide_of, surrogate_of
 from relaxed_base import BASES, FEW, STEPS, Case, judged, ranked, relaxed
 
+from physzoo.core.simulate import simulate
 from physzoo.guides import AmortizedGuide, amortize
-from physzoo.guides.sites import simulate
-from physzoo.inference.data import Simulator
-from physzoo.inference.divergences import AlphaJS
-from physzoo.inference.fit import fit
-from physzoo.inference.laplace import laplace
-from physzoo.inference.objectives import ELBO, ForwardKL, Objective
-from physzoo.inference.reference_hmc import hmc
+from physzoo.inference.fit import Simulator, fit
+from physzoo.inference.modes import laplace
+from physzoo.inference.objectives import ELBO, AlphaJS, ForwardKL, Objective
+from physzoo.inference.references import hmc
 from physzoo.models.darcy2d import Darcy2D
 
 SETS, RANKED, BATCH, RATE = 8, 512, 128, 2e-3

@@ -29,14 +29,25 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from physzoo.guides import AmortizedGuide, Whitening, amortize
-from physzoo.guides.sites import seeded, simulate
-from physzoo.inference.data import Simulator
-from physzoo.inference.divergences import MMD, AlphaJS, EnergyDistance, Renyi, SlicedWasserstein
-from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.laplace import laplace
-from physzoo.inference.objectives import ELBO, ForwardKL, Objective, Reweighted
-from physzoo.inference.reference_grid import Grid, grid
+from physzoo.core.global_state import seeded
+from physzoo.core.model_spec import Whitening
+from physzoo.core.simulate import simulate
+from physzoo.guides import AmortizedGuide, amortize
+from physzoo.inference.fit import Simulator, fit
+from physzoo.inference.fit.driver import FitOptions
+from physzoo.inference.modes import laplace
+from physzoo.inference.objectives import (
+    ELBO,
+    MMD,
+    AlphaJS,
+    EnergyDistance,
+    ForwardKL,
+    Objective,
+    Renyi,
+    Reweighted,
+    SlicedWasserstein,
+)
+from physzoo.inference.references import Grid, grid
 from physzoo.models.linear_gaussian import LinearGaussian, exact_posterior, thermometers
 
 PARTICLES, ALONE, BATCH, SETS, REGION = 8, 512, 256, 64, 0.95

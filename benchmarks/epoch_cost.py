@@ -25,9 +25,8 @@ from torch import Tensor, nn
 
 from physzoo.guides import MLP
 from physzoo.guides.cleansing import cleansing_guide
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import fit
-from physzoo.inference.grey_box import GreyBoxELBO
+from physzoo.inference.fit import DataSets, fit
+from physzoo.inference.objectives import GreyBoxELBO
 from physzoo.models.datasets import pendulum as data
 from physzoo.models.grey_box import GreyBox
 from physzoo.models.networks import mlp

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from _store import store
 
-from physzoo.physics.fem import FEMProblem, require_dolfinx
+from physzoo.physics.fem import FEMProblem
+from physzoo.physics.fem.problem import require_dolfinx
 
 PASS_LEVEL = 1.3
 CELLS = 32

@@ -23,8 +23,8 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import FitOptions, fit
+from physzoo.inference.fit import DataSets, fit
+from physzoo.inference.fit.driver import FitOptions
 from physzoo.inference.objectives import ELBO
 
 SETS, INPUTS, LATENTS, HIDDEN, BATCH, STEPS = 1000, 50, 4, 128, 200, 300

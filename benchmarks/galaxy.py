@@ -18,7 +18,7 @@ from typing import Any
 from _grey_box import Row, ablations, arguments, linear, table
 from torch import nn
 
-from physzoo.inference.reconstruction import evaluate
+from physzoo.inference.evaluation import evaluate
 from physzoo.models.baselines import BlackBox
 from physzoo.models.datasets.galaxy import RANGES, generate
 from physzoo.models.datasets.splits import Split

@@ -26,11 +26,12 @@ from _judge import against
 from _store import Rows, store, table
 from torch import Tensor
 
+from physzoo.core.global_state import seeded
+from physzoo.core.simulate import simulate
 from physzoo.guides import AmortizedGuide, amortize
-from physzoo.guides.sites import seeded, simulate
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.data import Simulator
-from physzoo.inference.fit import FitOptions, fit
+from physzoo.inference.calibration import calibrate
+from physzoo.inference.fit import Simulator, fit
+from physzoo.inference.fit.driver import FitOptions
 from physzoo.inference.objectives import ELBO, ForwardKL, Objective
 from physzoo.models.inverse_kinematics import InverseKinematics, rejection
 from physzoo.models.poisson1d import Poisson1D

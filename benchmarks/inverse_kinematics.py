@@ -19,7 +19,7 @@ from _recipe import amortised
 from _store import Rows, store
 from guide_ablation import DATASETS, Target, arm, judged
 
-from physzoo.guides.sites import seeded
+from physzoo.core.global_state import seeded
 from physzoo.models import get
 
 SEEDS = (83001, 83002, 83003)

@@ -36,8 +36,10 @@ from _store import Rows, store
 import physzoo.report
 import physzoo.run
 from physzoo.cli import main as command_line
-from physzoo.guides.sites import latent_sites, prototype, simulate
-from physzoo.inference.posterior_sbc import posterior_sbc
+from physzoo.core.prototype import prototype
+from physzoo.core.simulate import simulate
+from physzoo.core.sites import latent_sites
+from physzoo.inference.calibration import posterior_sbc
 from physzoo.models import get, registry
 from physzoo.task import Budget
 

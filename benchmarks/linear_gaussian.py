@@ -19,10 +19,10 @@ from pyro.distributions import MultivariateNormal
 from torch import Tensor
 
 from physzoo.guides import amortize
-from physzoo.inference.data import DataSets
-from physzoo.inference.densities import draw
-from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.laplace import laplace
+from physzoo.inference.density.densities import draw
+from physzoo.inference.fit import DataSets, fit
+from physzoo.inference.fit.driver import FitOptions
+from physzoo.inference.modes import laplace
 from physzoo.inference.objectives import ELBO, ForwardKL
 from physzoo.models.linear_gaussian import LinearGaussian, exact_posterior, thermometers
 

@@ -24,14 +24,9 @@ from _grey_box import closed_form, summary
 from _store import store, table_text
 from torch import Tensor
 
-from physzoo.inference.closed_forms import principal_components, training_mean
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import fit
-from physzoo.inference.grey_box import GreyBoxELBO
-from physzoo.inference.objectives import ELBO
-from physzoo.inference.options import FitOptions
-from physzoo.inference.reconstruction import evaluate
-from physzoo.inference.stages import guide_last
+from physzoo.inference.evaluation import evaluate, principal_components, training_mean
+from physzoo.inference.fit import DataSets, FitOptions, fit, guide_last
+from physzoo.inference.objectives import ELBO, GreyBoxELBO
 from physzoo.models import locomotion, locomotion_attentive_flow
 from physzoo.models.baselines import BlackBox, black_box_guide
 from physzoo.models.datasets import gait_files

@@ -23,11 +23,11 @@ from _judge import narrowed
 from _recipe import alone, amortised
 from _store import store
 
+from physzoo.core.global_state import seeded
 from physzoo.guides import AmortizedGuide
-from physzoo.guides.sites import seeded
-from physzoo.inference.calibrate import calibrate
+from physzoo.inference.calibration import calibrate
 from physzoo.inference.compare import c2st
-from physzoo.inference.densities import draw
+from physzoo.inference.density.densities import draw
 from physzoo.inference.importance import k_hat
 from physzoo.models import get
 from physzoo.models.lotka_volterra_benchmark import RATES, counts

@@ -22,9 +22,9 @@ from _store import store
 from torch import Tensor
 
 from physzoo.inference.compare import c2st, compare
-from physzoo.inference.densities import draw
+from physzoo.inference.density.densities import draw
 from physzoo.inference.importance import k_hat
-from physzoo.inference.laplace import laplace
+from physzoo.inference.modes import laplace
 from physzoo.models import get
 
 SITES = ("alpha", "beta", "gamma", "delta", "initial_state", "sigma")

@@ -30,11 +30,11 @@ from _store import Rows, store
 from residual_tv import Case
 from torch import Tensor
 
+from physzoo.core.global_state import seeded
 from physzoo.guides import AmortizedGuide
-from physzoo.guides.sites import seeded
 from physzoo.inference.compare import c2st
-from physzoo.inference.laplace import laplace
-from physzoo.inference.reference_smc import smc
+from physzoo.inference.modes import laplace
+from physzoo.inference.references import smc
 
 SENSORS, NOISE, MODES, RESIDUAL = 8, 0.02, 8, 1e-2
 KEPT = (8, 6, 4, 2, 1, 0)

@@ -31,8 +31,8 @@ import torch
 from _store import Rows, store
 from torch import Tensor
 
-from physzoo.guides.sites import seeded
-from physzoo.inference.reconstruction import evaluating
+from physzoo.core.global_state import seeded
+from physzoo.inference.evaluation.reconstruction import evaluating
 from physzoo.models.datasets.splits import Splits
 from physzoo.models.pca import PCA
 

@@ -15,7 +15,7 @@ from typing import Any
 from _grey_box import Row, ablations, arguments, linear, table
 from torch import nn
 
-from physzoo.inference.reconstruction import counterfactual
+from physzoo.inference.evaluation.reconstruction import counterfactual
 from physzoo.models.baselines import BlackBox, NeuralODE
 from physzoo.models.datasets import pendulum as data
 from physzoo.models.datasets.splits import Split

@@ -28,13 +28,14 @@ from _judge import against
 from _store import Rows, store
 from torch import Tensor
 
+from physzoo.core.global_state import seeded
+from physzoo.core.simulate import simulate
 from physzoo.guides import amortize
-from physzoo.guides.sites import seeded, simulate
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.data import Simulator
-from physzoo.inference.fit import FitOptions, fit
+from physzoo.inference.calibration import calibrate
+from physzoo.inference.fit import Simulator, fit
+from physzoo.inference.fit.driver import FitOptions
 from physzoo.inference.objectives import ELBO, ForwardKL, Objective
-from physzoo.inference.reference_pcn import pcn
+from physzoo.inference.references import pcn
 from physzoo.models import get
 from physzoo.models.poisson1d import Poisson1D
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from _store import store
 
+from physzoo.core.simulate import simulate
 from physzoo.guides import amortize
-from physzoo.guides.sites import simulate
 from physzoo.models import get
 from physzoo.models.poisson1d import Poisson1D
 

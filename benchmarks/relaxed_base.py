@@ -27,15 +27,14 @@ from _judge import against
 from _store import Rows, store
 from torch import Tensor
 
+from physzoo.core.simulate import simulate
 from physzoo.guides import AmortizedGuide, RelaxedBase, amortize
-from physzoo.guides.sites import simulate
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.data import DataSets, Simulator, simulated_once
-from physzoo.inference.densities import draw
-from physzoo.inference.fit import fit
+from physzoo.inference.calibration import calibrate
+from physzoo.inference.density.densities import draw
+from physzoo.inference.fit import DataSets, Simulator, fit, simulated_once
 from physzoo.inference.importance import k_hat
 from physzoo.inference.objectives import ELBO, ForwardKL
-from physzoo.inference.reference_pcn import pcn
+from physzoo.inference.references import pcn
 from physzoo.models.poisson1d import Poisson1D
 
 SETS, DATASETS, DRAWS, CLASSIFIED, TRAINING_NOISE = 8, 512, 2000, 1000, 0.02

@@ -40,15 +40,15 @@ from residual_tv import POINTS, box, lattice, masses
 from torch import Tensor, nn
 from weighted_residual import darcy
 
+from physzoo.core.global_state import seeded
+from physzoo.core.simulate import simulate
 from physzoo.guides import PreconditionedGuide, amortize
-from physzoo.guides.residual import ResidualGuide
-from physzoo.guides.sites import seeded, simulate
+from physzoo.guides.state import ResidualGuide
 from physzoo.inference.compare import c2st
 from physzoo.inference.fit import fit
-from physzoo.inference.laplace import laplace
+from physzoo.inference.modes import laplace
 from physzoo.inference.objectives import ELBO, Reweighted
-from physzoo.inference.reference_hmc import hmc
-from physzoo.inference.reference_smc import smc
+from physzoo.inference.references import hmc, smc
 from physzoo.models.darcy2d import MODES, WELLS, Darcy2D
 from physzoo.models.nonlinear_poisson1d import ELEMENTS, SENSORS, SOURCE, NonlinearPoisson1D
 from physzoo.physics import Elliptic1D

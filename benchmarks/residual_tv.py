@@ -24,9 +24,9 @@ from _store import store
 from torch import Tensor
 
 from physzoo.guides import AmortizedGuide, amortize
-from physzoo.guides.residual import ResidualGuide
+from physzoo.guides.state import ResidualGuide
 from physzoo.inference.fit import fit
-from physzoo.inference.laplace import laplace
+from physzoo.inference.modes import laplace
 from physzoo.inference.objectives import ELBO
 from physzoo.models.poisson1d import LARGEST_AT_PRIOR_MEAN, Poisson1D, collapsed_log_joint
 

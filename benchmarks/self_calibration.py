@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from _store import RESULTS, store
 
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.calibration import Calibration
-from physzoo.inference.sbc import holm
+from physzoo.inference.calibration import calibrate
+from physzoo.inference.calibration.result import Calibration
+from physzoo.inference.calibration.sbc import holm
 from physzoo.weights import available, load
 
 JOINT = ("log_likelihood", "log_joint", "log_q", "tarp")

@@ -36,16 +36,16 @@ from pyro.distributions import TorchDistribution
 from residual_tv import Case
 from torch import Tensor, nn
 
+from physzoo.core.model_spec import Whitening
 from physzoo.guides import amortize
-from physzoo.guides.families import Affine
-from physzoo.guides.flows import Flow, LowerTriangularAffine
-from physzoo.guides.residual import ResidualGuide
-from physzoo.guides.unconstrained import Whitening
-from physzoo.inference.densities import draw
+from physzoo.guides.families import Affine, Flow
+from physzoo.guides.families.flows import LowerTriangularAffine
+from physzoo.guides.state import ResidualGuide
+from physzoo.inference.density.densities import draw
 from physzoo.inference.fit import fit
-from physzoo.inference.laplace import laplace
+from physzoo.inference.modes import laplace
 from physzoo.inference.objectives import ELBO
-from physzoo.inference.reference_hmc import hmc
+from physzoo.inference.references import hmc
 from physzoo.models.poisson1d import Poisson1D, collapsed_log_joint
 
 CASE = Case(5, 0.02, modes=8)

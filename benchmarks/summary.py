@@ -18,7 +18,7 @@ from _lines_inverse import GUIDES, LEARNT, RESIDUALS, TRUTH
 from _lines_spine import SPINE
 from _store import Line, Say, table
 
-from physzoo.guides.atomic import replacing
+from physzoo.core.files import replacing
 
 ROOT = Path(__file__).parents[1]
 

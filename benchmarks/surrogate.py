@@ -35,8 +35,7 @@ from _judge import narrowed
 from _store import Rows, store
 from torch import Tensor
 
-from physzoo.inference.reference_hmc import hmc
-from physzoo.inference.reference_pcn import pcn
+from physzoo.inference.references import hmc, pcn
 from physzoo.inference.surrogate import Weight, fit_surrogate
 from physzoo.models.poisson1d import Poisson1D
 from physzoo.physics import FixedBasis, Problem, Surrogate, Trunk, error_covariance, unit_cube_cutoff

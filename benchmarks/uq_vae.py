@@ -16,8 +16,7 @@ from typing import Any
 from _store import Rows, store
 from poisson1d_forward import Plan, alone, references, row
 
-from physzoo.inference.divergences import AlphaJS
-from physzoo.inference.objectives import ELBO, ForwardKL, Objective
+from physzoo.inference.objectives import ELBO, AlphaJS, ForwardKL, Objective
 
 SETS, ALPHAS = 8, (0.05, 0.2, 0.5, 0.9)
 STEPS, RATE, BATCH = 16_000, 2e-3, 512

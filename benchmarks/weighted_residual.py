@@ -57,7 +57,7 @@ from physzoo.guides import PreconditionedGuide
 from physzoo.models.darcy2d import CELLS, MODES, aquifer, permeability
 from physzoo.models.poisson1d import bar
 from physzoo.physics import Collocation, Elliptic1D, Galerkin
-from physzoo.physics.galerkin import sines
+from physzoo.physics.elliptic import sines
 
 SEED = 52000
 HELD_OUT, HELD_OUT_2D = 1000, 256

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .alone import alone
+from ..core.arguments import Data, repeated, rows_of
+from ..core.global_state import alone, seeded
+from ..core.model_spec import UnconstrainedSites, Whitening
+from ..core.require import named, seed_number, shown, whole
+from ..core.simulate import simulate
+from ..core.spread import spread
 from .amortized_guide import AmortizedGuide, check_whitening
-from .encoder import Encoder
-from .encoders import ENCODERS
-from .families import FAMILIES, Family
-from .refine import GaussNewton
-from .require import named, seed_number, shown, whole
-from .sites import Data, repeated, rows_of, seeded, simulate
-from .spread import spread
-from .unconstrained import UnconstrainedSites, Whitening
+from .encoders.base import Encoder
+from .encoders.networks import ENCODERS
+from .families.densities import FAMILIES, Family
+from .refine.gauss_newton import GaussNewton
 
 FEATURE_SETS = 2048  # simulated data sets by which the features of a refinement are standardised
 

@@ -13,12 +13,12 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from .encoder import Encoder
+from ..core.arguments import Data
+from ..core.model_spec import UnconstrainedSites, Whitening
+from ..core.require import named, shown, tensors, whole
+from .encoders.base import Encoder
 from .plates import padded, unsqueezed
-from .refine import GaussNewton, Refined, shifted
-from .require import named, shown, tensors, whole
-from .sites import Data
-from .unconstrained import UnconstrainedSites, Whitening
+from .refine.gauss_newton import GaussNewton, Refined, shifted
 
 
 class AmortizedGuide(PyroModule):

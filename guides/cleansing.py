@@ -18,11 +18,13 @@ from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from ..core.arguments import Data
+from ..core.global_state import seeded
+from ..core.simulate import simulate
 from .amortize import amortize
 from .amortized_guide import AmortizedGuide
-from .encoder import Encoder, mlp
-from .families import Family
-from .sites import Data, seeded, simulate
+from .encoders.base import Encoder, mlp
+from .families.densities import Family
 
 
 class Cleansing(nn.Module):

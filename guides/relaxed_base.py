@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.arguments import Data
+from ..core.model_spec import Whitening
+from ..core.require import flag, named, shown
 from .amortized_guide import AmortizedGuide
-from .flows import Flow, LowerTriangularAffine
-from .refine import Refined, shifted
-from .require import flag, named, shown
-from .sites import Data
-from .unconstrained import Whitening
+from .families.flows import Flow, LowerTriangularAffine
+from .refine.gauss_newton import Refined, shifted
 
 
 class RelaxedBase(AmortizedGuide):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..guides.require import shown
+from ..core.require import shown
 
 Array = NDArray[np.float64]
 MOST = 2**31  # numbers in nested sequences

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..guides.require import flag, seed_number, shown, whole
+from ..core.require import flag, seed_number, shown, whole
 from .arrays import Array, numbers
+from .density.latents import scalar_names
 from .distances import moments, shares, unit, wasserstein
 from .labelled import paired
-from .latents import scalar_names
 
 FARTHEST = 1e6  # reference sd: no feature of the classifier lies further out
 CLOSE = 0.02  # of a share of draws below a quantile

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..guides.require import seed_number, shown
+from ..core.require import LONGEST, seed_number, shown, whole
 from .arrays import as_given, numbers
-from .reference import limited
 from .warn import warn, warn_of_weights
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ def importance_resample(tree: DataTree, draws: int | None = None, *, seed: int =
     """
     seed_number(seed)
     if draws is not None:
-        limited("draws", draws, 1)
+        whole("draws", draws, 1, LONGEST)
     log_p, log_q = _densities(tree)
     with np.errstate(invalid="ignore"):
         ratio = log_p.astype(float) - log_q

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..guides.require import shown
+from ..core.require import shown
 from .arrays import Array, numbers
 
 DRAWN = ("chain", "draw")

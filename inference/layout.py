@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..guides.require import named, shown
+from ..core.require import named, shown
 
 if TYPE_CHECKING:
     from xarray import DataTree

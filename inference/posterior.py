@@ -10,26 +10,18 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..guides.alone import alone
-from ..guides.nodes import nodes
-from ..guides.require import flag, function, named, seed_number, whole
-from ..guides.sites import (
-    Data,
-    derived_values,
-    latent_sites,
-    observed_sites,
-    outer_plates,
-    prototype,
-    seeded,
-    simulate,
-    traced,
-    unregistered,
-)
-from ..guides.traces import samples, site_log_probs, total
-from .densities import check_guide, paired_traces, replicated
-from .entries import as_given, entrywise, picked, pointwise, seen_by_any
+from ..core.arguments import Data
+from ..core.global_state import alone, seeded, unregistered
+from ..core.plates import outer_plates
+from ..core.prototype import prototype, traced
+from ..core.require import flag, function, named, seed_number, whole
+from ..core.simulate import derived_values, simulate
+from ..core.sites import latent_sites, observed_sites
+from ..core.traces import nodes, samples, site_log_probs, total
+from .density.densities import check_guide, paired_traces, replicated
+from .density.entries import as_given, entrywise, picked, pointwise, seen_by_any
+from .density.latents import Latents, unobserved
 from .importance import FEWEST, smoothed
-from .latents import Latents, unobserved
 from .layout import check_layout, tree
 from .warn import warn_of_weights
 

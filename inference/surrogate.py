@@ -18,12 +18,12 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from ..guides.alone import alone
-from ..guides.require import one_of, real, shown, tensor, whole
-from .data import DataSets
-from .fit import Fit, fit
-from .objectives import ELBO, ForwardKL
-from .options import FitOptions
+from ..core.global_state import alone
+from ..core.require import one_of, real, shown, tensor, whole
+from .fit.driver import Fit, fit
+from .fit.options import FitOptions
+from .fit.sources import DataSets
+from .objectives.standard import ELBO, ForwardKL
 
 Unknowns = Tensor | Mapping[str, Tensor]
 Weight = Literal["energy", "preconditioned", "plain"]

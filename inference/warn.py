@@ -5,10 +5,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .reference import Reference
 
 
 class TrustWarning(UserWarning):
@@ -20,35 +16,10 @@ _OWN = (*(str(Path(__file__).parents[1] / room) for room in _ROOMS), contextlib.
 
 FEW = 0.3  # share of effective draws below which a guide's draws are not taken for the posterior's
 
-ADVICE = {
-    "nuts": "more warmup= and draws=, start from laplace (initial=, inverse_mass=)",
-    "hmc": "more warmup= and draws=",
-    "pcn": "more warmup= and draws=, a larger thin=",
-    "smc": "more particles= and moves=",
-}
-
 
 def warn(text: str) -> None:
     """Warn at the line outside this package that led here."""
     warnings.warn(text, TrustWarning, skip_file_prefixes=_OWN)
-
-
-def warn_of(reference: Reference) -> None:
-    """Warn once of a sampler's draws with R-hat above 1.01, an effective sample size below 400, or divergences."""
-    doubts, advice = [], [ADVICE.get(reference.method, "more draws")]
-    if not reference.r_hat < 1.01:
-        doubts.append(f"R-hat {reference.r_hat:.3f}, expected below 1.01")
-    if not reference.ess > 400:
-        doubts.append(f"{reference.ess:.0f} effective draws, expected over 400")
-    if reference.divergences:
-        doubts.append(f"{reference.divergences} divergences, expected none")
-        advice.append("target_accept= nearer to 1")
-    if not reference.r_hat < 1.01 and reference.method != "smc":
-        advice.append("smc where there may be several modes")
-    if doubts:
-        warn(
-            f"{reference.method}: got {', '.join(doubts)}: do not trust these draws yet; {', '.join(advice)}",
-        )
 
 
 def warn_of_weights(k_hat: float, argument: str, share: float = 1.0) -> None:

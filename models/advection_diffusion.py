@@ -35,14 +35,14 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from ..core.global_state import seeded
+from ..core.require import whole
 from ..guides.amortize import amortize
 from ..guides.amortized_guide import AmortizedGuide
-from ..guides.encoders import MLP
-from ..guides.flows import Flow
-from ..guides.require import whole
-from ..guides.sites import seeded
+from ..guides.encoders.networks import MLP
+from ..guides.families.flows import Flow
 from ..physics.grey_box import Decoded
-from ..physics.linear_ode import Banded, LinearODE
+from ..physics.ode.linear import Banded, LinearODE
 from .datasets.simulated import Simulated
 from .grey_box import GreyBox, Noise
 from .networks import mlp

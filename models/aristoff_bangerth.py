@@ -31,7 +31,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from ..physics.elliptic2d import Elliptic2D
+from ..physics.elliptic.rectangle import Elliptic2D
 from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
 from .registry import Animal, Quantity, Recipe, register
 

@@ -6,7 +6,7 @@
 Both are ``GreyBox`` models whose four outputs are one and the same tensor, so that ``evaluate``, ``fit`` and every guide take
 them as they are; they have no physics to regularise, so their objective is ``ELBO``. Physics alone, and physics with learnt parts
 but without regularisers, are options of the animals and weights of 0 in ``GreyBoxELBO``. Closed forms (training mean, PCA)
-are in inference/closed_forms.py.
+are in inference/evaluation/closed_forms.py.
 
 Source: the baselines of Takeishi & Kalousis, arXiv:2102.13156, section 4.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..guides.amortize import amortize
 from ..guides.amortized_guide import AmortizedGuide
 from ..physics.grey_box import Decoded
-from ..physics.ode import ODEProblem
+from ..physics.ode.problem import ODEProblem
 from .grey_box import GreyBox, Noise
 from .networks import mlp
 

@@ -18,7 +18,7 @@ measured in benchmarks/channel_darcy.py, as is the point estimate of Lopez-Alvis
 
     minimise  |G(f(w)) - y|^2 / s^2 + beta (|w| - mu)^2,      mu = E|w|, the mean of a chi law of 8 degrees,
 
-see ``physzoo.inference.point_estimate``. Chains around the largest mode can miss a part of these posteriors and agree: the
+see ``physzoo.inference.modes.point_estimate``. Chains around the largest mode can miss a part of these posteriors and agree: the
 reference is of sequential Monte Carlo. The recipe is of one data set: by wake-sleep, from the Laplace approximations at all modes;
 the ELBO stays near the largest one. An amortised guide of 160,000 simulations, refined by Gauss-Newton steps (``amortize(...,
 refine=3)``), gets the codes' ranks right and fits the data too loosely: its log-likelihood is rejected there. Importance weights
@@ -38,7 +38,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from ..physics.elliptic2d import Elliptic2D
+from ..physics.elliptic.rectangle import Elliptic2D
 from .channels_prior import LATENTS, GenerativeField, trained_decoder
 from .datasets.channels import CELLS
 from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one

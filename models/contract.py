@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pyro import get_param_store
 from torch import Tensor, nn
 
-from ..guides.require import function, named, shown
+from ..core.require import function, named, shown
 from . import contract_rules as rules
 from .contract_rules import NotChecked, Subject
 

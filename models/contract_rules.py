@@ -12,20 +12,14 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from ..core.arguments import repeated
+from ..core.global_state import seeded, unchecked
+from ..core.plates import outer_plates, plate_nesting
+from ..core.prototype import prototype
+from ..core.simulate import simulate
+from ..core.sites import latent_sites, observed_sites
+from ..core.traces import log_prob_of, nodes, samples
 from ..guides import amortize
-from ..guides.nodes import nodes
-from ..guides.sites import (
-    latent_sites,
-    observed_sites,
-    outer_plates,
-    plate_nesting,
-    prototype,
-    repeated,
-    seeded,
-    simulate,
-    unchecked,
-)
-from ..guides.traces import log_prob_of, samples
 
 SOLVERS = ("solve", "residual", "branches", "incomplete")  # what a model may ask its problem for
 VANISHES = 1e-8  # a residual at the solution, of its size at states that are no solution

@@ -31,7 +31,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from ..physics import KarhunenLoeve
-from ..physics.fem import FEMProblem, require_dolfinx
+from ..physics.fem.problem import FEMProblem, require_dolfinx
 from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
 from .registry import Animal, Quantity, Recipe, register
 

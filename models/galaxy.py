@@ -53,8 +53,8 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Transform, constraints
 
-from ..guides.families import SplineFlow
-from ..guides.flows import Flow
+from ..guides.families.densities import SplineFlow
+from ..guides.families.flows import Flow
 from ..physics.grey_box import Decoded
 from .datasets.galaxy import MEAN_COLOUR, disk, symmetry
 from .datasets.simulated import Simulated

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..guides.encoder import FARTHEST, Encoder, mlp
-from ..guides.families import Head
-from ..guides.require import whole
-from ..guides.sites import Data
+from ..core.arguments import Data
+from ..core.require import whole
+from ..guides.encoders.base import FARTHEST, Encoder, mlp
+from ..guides.families.densities import Head
 from .image_priors import CellMixture
 
 MAP = 16  # channels of the map that a MapEncoder makes

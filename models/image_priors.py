@@ -10,7 +10,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Categorical, constraints
 
-from ..guides.require import whole
+from ..core.require import whole
 
 
 class Ring(TorchDistribution):

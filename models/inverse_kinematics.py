@@ -28,8 +28,8 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from ..guides.require import whole
-from ..guides.sites import seeded
+from ..core.global_state import seeded
+from ..core.require import whole
 from ..physics import PlanarArm
 from .likelihood import ForwardOrResidual, LikelihoodName
 from .registry import Animal, Quantity, Recipe, register

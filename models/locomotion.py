@@ -26,9 +26,9 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from ..guides.require import shown
+from ..core.require import shown
 from ..physics.grey_box import Decoded
-from ..physics.hamiltonian import PeriodicHamiltonian
+from ..physics.ode.hamiltonian import PeriodicHamiltonian
 from .datasets.simulated import Simulated
 from .grey_box import GreyBox, joined
 from .locomotion_guide import locomotion_guide

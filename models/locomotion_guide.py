@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from ..core.global_state import seeded
+from ..core.simulate import simulate
 from ..guides.cleansing import CleansingGuide, cleansing_guide
-from ..guides.sites import seeded, simulate
 from .grey_box import joined
 from .pca import PCA, SEEN, LinearCode, SkipEncoder, start_at
 from .stride_augmentation import augmented
 
-if TYPE_CHECKING:
-    from .locomotion import Locomotion
+
+class Walker(Protocol):
+    """What the guide asks of a model of walking."""
+
+    sites: Mapping[str, int]
+
+    @property
+    def physics_code(self) -> int: ...
+    @property
+    def code_size(self) -> int: ...
+    def __call__(self, x: Tensor | None = None, mask: Tensor | None = None) -> Any: ...
+    def start_at_pca(self, x: Tensor) -> LinearCode: ...
+    def start_correction(self, x: Tensor, unknowns: Tensor) -> LinearCode: ...
+    def physics_alone(self, x: Tensor | None, mask: Tensor | None) -> Tensor: ...
 
 
 class PhysicsAlone(PyroModule):
     """The physics of a model as a generative model of its own, to be fitted first."""
 
-    def __init__(self, model: Locomotion) -> None:
+    def __init__(self, model: Walker) -> None:
         super().__init__()
         self.whole = model
 
@@ -31,7 +44,7 @@ class PhysicsAlone(PyroModule):
 
 
 def locomotion_guide(
-    model: Locomotion,
+    model: Walker,
     example: Mapping[str, Tensor],
     *,
     data: Tensor | None = None,
@@ -80,8 +93,8 @@ def locomotion_guide(
         raise ValueError("model: got one without a code of the correction, expected correction_code of at least 1")
     start_at(guide.physics, physics)
     if physics_steps:
-        from ..inference.data import DataSets  # a default only, so that the models load without the driver
-        from ..inference.fit import fit
+        from ..inference.fit.driver import fit
+        from ..inference.fit.sources import DataSets  # a default only, so that the models load without the driver
 
         fit(
             PhysicsAlone(model), guide.physics, DataSets({"x": augmented(data, 8000, seed)}, batch_size=50),

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.require import whole
 from ..guides.amortized_guide import AmortizedGuide
-from ..guides.encoder import Encoder, mlp
-from ..guides.encoders import ENCODERS
-from ..guides.require import whole
+from ..guides.encoders.base import Encoder, mlp
+from ..guides.encoders.networks import ENCODERS
 from .networks import mlp as elu_mlp
 
 RATE = 0.3  # factor on learnt parts that start at PCA: under Adam they move that much slower than the rest

@@ -92,7 +92,7 @@ class Pendulum(GreyBox):
         codes = {name: length for name, length in codes.items() if length}
         learnt: dict[str, nn.Module] = {}
         if learnt_prior:
-            from ..guides.prior import LearntPrior
+            from ..guides.families.prior import LearntPrior
 
             learnt = {"z_A1": LearntPrior(dynamics_code)}
         super().__init__(codes, scale=0.05, noise=noise, event_dim=2, code_priors=learnt)

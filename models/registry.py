@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..guides.require import flag, function, named, one_of, real, shown, whole
+from ..core.require import flag, function, named, one_of, real, shown, whole
 
 ENTRY_POINTS = "physzoo.models"
 OWN = "own"  # family and encoder of an animal that brings its own guide

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..guides.require import seed_number, whole
+from ..core.require import seed_number, whole
 
 WARP = (0.5, 0.35, 0.35, 0.2, 0.2)  # sd of the terms of tau, % of a stride: shift, first and second harmonic
 GAIN, OFFSET = 0.05, 0.03  # sd of g, 1, and of o, rad

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..core.require import dtype_of_floats, floats, numbers, shown
 from .problem import Problem, Unknowns
-from .require import dtype_of_floats, floats, numbers, shown
 
 
 class PlanarArm(Problem):

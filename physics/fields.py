@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .require import MOST, floats, numbers, positive, shown, stored, whole
+from ..core.require import MOST, floats, numbers, real, shown, stored, whole
 
 COVARIANCES: dict[str, Callable[[Tensor], Tensor]] = {
     "exponential": lambda s: torch.exp(-s),
@@ -86,8 +86,8 @@ class KarhunenLoeve(nn.Module):
             raise ValueError(f"covariance: got {shown(covariance)}, expected one of {', '.join(COVARIANCES)}")
         if whole("modes", modes, 1) > n:
             raise ValueError(f"modes: got {modes}, expected 1 to {n}, the number of points")
-        length = positive("length", length)
-        standard_deviation = positive("standard_deviation", standard_deviation)
+        length = real("length", length)
+        standard_deviation = real("standard_deviation", standard_deviation)
         weights = numbers("weights", 1.0 / n if weights is None else weights, f"{n} positive numbers")
         weights = weights.expand(n).clone() if weights.dim() == 0 else weights
         if weights.shape != (n,) or not bool((weights > 0).all()):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ode import ADAPTIVE, ODEProblem
-from .ode_equation import RightHandSide
-from .ode_failures import Named
+from ..core.require import function
+from .ode.equation import RightHandSide
+from .ode.failures import Named
+from .ode.problem import ADAPTIVE, ODEProblem
 from .problem import SolveError
-from .require import function
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import ExpTransform
 
+from ..core.require import floats, one_of, shown, stored, whole
 from .model_error import ModelError, SeenMultivariateNormal
 from .problem import Problem, Unknowns
-from .require import floats, one_of, shown, stored, whole
 
 FAMILIES = ("normal", "lognormal", "student_t")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..core.require import floats, shown
 from .problem import Problem, Unknowns
-from .require import floats, shown
 
 
 class LinearProblem(Problem):

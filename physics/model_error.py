@@ -9,9 +9,9 @@ import torch
 from pyro.distributions import MultivariateNormal
 from torch import Tensor, nn
 
+from ..core.require import floats, shown
 from .problem import Unknowns
-from .require import floats, shown
-from .surrogate import Surrogate
+from .surrogate.problem import Surrogate
 
 
 class ModelError(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from .require import finite, flag, floats, shown
+from ..core.require import finite, flag, floats, shown
 
 
 class TruncatedNormal(TorchDistribution):

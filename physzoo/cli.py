@@ -93,7 +93,7 @@ def list_animals() -> None:
 @app.command()
 def show(name: Name) -> None:
     """Its story: equations, unknowns, priors, recipe, source."""
-    from .labels import quantity
+    from .report.labels import quantity
     from .task import animal_named
 
     animal = animal_named(name)

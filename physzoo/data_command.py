@@ -67,7 +67,7 @@ def data(
 
 def _check_target(out: Path, force: bool) -> None:
     """Refuse a target that is another thing, that would be written over, or where nothing can be written."""
-    from .guides.atomic import replacing
+    from .core.files import replacing
     from .models.datasets import Splits
 
     if out.suffix != ".npz" or is_folder(out):

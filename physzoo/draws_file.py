@@ -9,7 +9,7 @@ from typing import Any
 import h5py
 
 from .folder import POSTERIOR, BadInput, is_file, is_folder
-from .inference.reference import Reference
+from .inference.references.result import Reference
 
 LARGEST = 2**32  # bytes that a file may declare; draws have a thousandth of that
 

@@ -123,8 +123,8 @@ def _ended(error: BaseException, words: Sequence[str], came: signal.Signals | No
 
 def _broken(error: BaseException, where: str) -> str | None:
     """Say what broke; ``None`` for a checkpoint that is not of this run, which is the user's mistake."""
-    from .inference.checkpoint import CheckpointError
-    from .inference.guard import NonFiniteError
+    from .inference.fit.checkpoint import CheckpointError
+    from .inference.fit.guard import NonFiniteError
 
     if isinstance(error, CheckpointError):
         return None

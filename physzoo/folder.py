@@ -137,7 +137,7 @@ class Folder:
 
     def beside(self, name: str) -> AbstractContextManager[Path]:
         """Return a context with a path to write to, which is renamed to the file of that name."""
-        from .guides.atomic import replacing  # that room loads torch, which ``physzoo --help`` does without
+        from .core.files import replacing
 
         return replacing(self.file(name))
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from .core.model_spec import Whitening
 from .folder import REFERENCE, BadInput, Folder
-from .guides.unconstrained import Whitening
-from .inference.laplace import laplace
-from .inference.precision import in_double
-from .inference.reference import Reference, summarise
-from .inference.reference_hmc import hmc
-from .inference.reference_nuts import nuts
-from .inference.reference_smc import smc
+from .inference.density.precision import in_double
+from .inference.modes.gaussian import laplace
+from .inference.references.hamiltonian import hmc
+from .inference.references.no_u_turn import nuts
+from .inference.references.result import Reference, summarise
+from .inference.references.tempering import smc
 from .inference.warn import TrustWarning
 from .task import Budget, Task
 

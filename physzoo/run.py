@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,28 +20,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .core.model_spec import Whitening
 from .endings import STEP
 from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, Folder
-from .guides.unconstrained import Whitening
-from .inference.calibrate import calibrate
-from .inference.calibration import Calibration
-from .inference.checkpoint import load
+from .inference.calibration.around_data import posterior_sbc
+from .inference.calibration.over_prior import calibrate
+from .inference.calibration.result import Calibration
 from .inference.compare import Comparison, compare
-from .inference.data import DataSets, Simulator, Source, simulated_once
-from .inference.fit import Fit, fit
-from .inference.grey_box import GreyBoxELBO
+from .inference.density.latents import Latents, unobserved
+from .inference.evaluation.reconstruction import Evaluation, evaluate
+from .inference.fit.checkpoint import load
+from .inference.fit.driver import Fit, fit
+from .inference.fit.options import FitOptions
+from .inference.fit.sources import DataSets, Simulator, Source, simulated_once
+from .inference.fit.stages import guide_last, physics_first
 from .inference.importance import USABLE, weights_of
-from .inference.laplace import laplace, laplace_mixture
-from .inference.latents import Latents, unobserved
-from .inference.objectives import ELBO, ForwardKL, Mixture, Objective, Reweighted
-from .inference.options import FitOptions
+from .inference.modes.gaussian import laplace, laplace_mixture
+from .inference.objectives.grey_box import GreyBoxELBO
+from .inference.objectives.standard import ELBO, ForwardKL, Mixture, Objective, Reweighted
 from .inference.posterior import posterior
-from .inference.posterior_sbc import posterior_sbc
-from .inference.reconstruction import Evaluation, evaluate
-from .inference.reference import Reference
-from .inference.stages import guide_last, physics_first
+from .inference.references.result import Reference
 from .models.registry import Animal
 from .references import confirm, disagreement, make_reference, read_reference
+from .result import Result
 from .task import Budget, RunOptions, Task, animal_named, build_task, fewer, settings_of
 
 if TYPE_CHECKING:
@@ -50,22 +51,6 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 STARTS = {"mode": laplace, "modes": laplace_mixture}
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found; parts of steps that were not run are ``None``."""
-
-    task: Task
-    fit: Fit
-    posterior: DataTree
-    reference: Reference | None
-    nuts: Reference | None
-    comparison: Comparison | None
-    calibration: Calibration | None
-    seconds: dict[str, float]
-    evaluation: Evaluation | None = None
-    corrected: Comparison | None = None  # the comparison once more, with importance weights where they are usable
 
 
 def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say = print) -> Result:
@@ -81,7 +66,8 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
         BadInput: a mistake in the arguments; nothing has been written.
         CheckpointError: the checkpoint to resume from is damaged or another guide's.
     """
-    from .report import write_report
+
+    from .report.write import write_report
 
     options, clock = options or RunOptions(), Clock(say)
     with _claimed(name, out, options) as (animal, folder):

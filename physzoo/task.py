@@ -11,20 +11,22 @@ from typing import Any
 
 import torch
 
+from .core.global_state import seeded
+from .core.model_spec import Whitening
+from .core.prototype import prototype
+from .core.require import flag, one_of, whole
+from .core.sites import observed_sites
 from .folder import CHECKPOINT, FINISHED, POSTERIOR, BadInput, Folder, is_file, posterior_settings
 from .guides.amortize import amortize
 from .guides.amortized_guide import AmortizedGuide
 from .guides.cleansing import CleansingGuide, cleansing_guide
-from .guides.families import FAMILIES
-from .guides.require import flag, one_of, whole
-from .guides.sites import observed_sites, prototype, seeded
-from .guides.unconstrained import Whitening
-from .inference.checkpoint import CheckpointError, load
-from .inference.latents import Latents
-from .inference.options import check_device
-from .labels import layout
+from .guides.families.densities import FAMILIES
+from .inference.density.latents import Latents
+from .inference.fit.checkpoint import CheckpointError, load
+from .inference.fit.options import check_device
 from .models.datasets.splits import Splits
 from .models.registry import OWN, Animal, Recipe, get
+from .report.labels import layout
 
 DATA_SEED = 0  # of generated training data: the same for every run, so that runs differ in their fit alone
 

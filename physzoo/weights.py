@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from .core.files import check_writable, replacing
+from .core.require import named, shown
 from .folder import is_file, plain
-from .guides.atomic import check_writable, replacing
-from .guides.require import named, shown
 from .task import RunOptions, Task, animal_named, build_task
 
 

@@ -5,12 +5,14 @@ import math
 import pytest
 import torch
 
-from physzoo.inference.reconstruction import evaluate, extrapolate
+from physzoo.inference.evaluation import evaluate
+from physzoo.inference.evaluation.reconstruction import extrapolate
 from physzoo.models.advection_diffusion import DT, POINTS, SPACING, AdvectionDiffusion, refined_guide
 from physzoo.models.contract import check_model
 from physzoo.models.datasets import advection_diffusion as data
 from physzoo.physics import ODEProblem, SolveError
-from physzoo.physics.linear_ode import Banded, LinearODE, exponential
+from physzoo.physics.ode import LinearODE
+from physzoo.physics.ode.linear import Banded, exponential
 
 double = torch.float64
 

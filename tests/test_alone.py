@@ -8,9 +8,8 @@ import pyro.distributions as dist
 import torch
 from torch import nn
 
-from physzoo.guides.alone import alone
-from physzoo.inference.data import Simulator
-from physzoo.inference.fit import fit
+from physzoo.core.global_state import alone
+from physzoo.inference.fit import Simulator, fit
 from physzoo.inference.objectives import ForwardKL
 
 

@@ -7,10 +7,12 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 
+from physzoo.core.global_state import seeded
+from physzoo.core.plates import plain, plated
+from physzoo.core.simulate import simulate
 from physzoo.guides import FAMILIES, Table, Whitening, amortize
 from physzoo.guides.encoders import ENCODERS
-from physzoo.guides.flows import Planar
-from physzoo.guides.sites import plain, plated, seeded, simulate
+from physzoo.guides.families.flows import Planar
 
 N = 6
 

@@ -12,7 +12,7 @@ import torch
 
 from physzoo.models.aristoff_bangerth import NOISE, AristoffBangerth, deflections, forward_checks, truth
 from physzoo.physics import SolveError
-from physzoo.physics.elliptic2d import Elliptic2D
+from physzoo.physics.elliptic import Elliptic2D
 
 SENSORS = [0.2, 0.55, 1.0]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from physzoo.guides.atomic import replacing
+from physzoo.core.files import replacing
 
 
 def test_a_file_appears_in_a_folder_that_was_not_there(tmp_path: Path) -> None:

@@ -31,20 +31,14 @@ from pyro.nn import PyroModule
 
 from physzoo.cli import main
 from physzoo.guides import MLP, Attention, Convolution, MaskedSet, Table, Whitening, amortize
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.checkpoint import CheckpointError, load, save
+from physzoo.inference.calibration import calibrate
 from physzoo.inference.compare import compare
-from physzoo.inference.data import DataSets, Simulator
-from physzoo.inference.fit import fit
-from physzoo.inference.laplace import laplace
+from physzoo.inference.fit import CheckpointError, DataSets, FitOptions, Simulator, fit
+from physzoo.inference.fit.checkpoint import load, save
+from physzoo.inference.modes import laplace
 from physzoo.inference.objectives import ELBO, ForwardKL, Mixture, Reweighted
-from physzoo.inference.options import FitOptions
 from physzoo.inference.posterior import posterior
-from physzoo.inference.reference import Reference, summarise
-from physzoo.inference.reference_hmc import hmc
-from physzoo.inference.reference_nuts import nuts
-from physzoo.inference.reference_pcn import pcn
-from physzoo.inference.reference_smc import smc
+from physzoo.inference.references import Reference, hmc, nuts, pcn, smc, summarise
 from physzoo.models.registry import Recipe, get, register
 from physzoo.physics import Elliptic1D, KarhunenLoeve, LinearProblem, ODEProblem, observe, virtual_observables
 

@@ -16,16 +16,13 @@ from pyro import distributions as dist
 from pyro.infer.autoguide import AutoMultivariateNormal
 from scipy import stats
 
-from physzoo.guides.sites import simulate
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.calibration import calibrate_draws
-from physzoo.inference.contraction import wider_than_the_prior
-from physzoo.inference.data import Simulator, simulated_once
-from physzoo.inference.data_checks import data_checks
-from physzoo.inference.fit import fit
+from physzoo.core.simulate import simulate
+from physzoo.inference.calibration import calibrate, calibrate_draws, data_checks, pit, uniformity
+from physzoo.inference.calibration.contraction import wider_than_the_prior
+from physzoo.inference.calibration.sbc import ecdf, ecdf_band, effect, holm
+from physzoo.inference.fit import Simulator, fit, simulated_once
 from physzoo.inference.importance import k_hat, smoothed
 from physzoo.inference.objectives import ForwardKL
-from physzoo.inference.sbc import ecdf, ecdf_band, effect, holm, pit, uniformity
 from physzoo.inference.warn import TrustWarning
 
 MODEL = Linear()

@@ -9,9 +9,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from physzoo.core.simulate import simulate
 from physzoo.guides import amortize
-from physzoo.guides.sites import simulate
-from physzoo.inference.point_estimate import mean_length, point_estimate
+from physzoo.inference.modes import point_estimate
+from physzoo.inference.modes.point import mean_length
 from physzoo.models import channels_prior
 from physzoo.models.channel_darcy import CONTRAST, TYPICAL_HEAD, ChannelDarcy, aquifer, heads, truth
 from physzoo.models.channels_prior import ChannelVAE, GenerativeField, trained_decoder

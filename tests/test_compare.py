@@ -11,10 +11,10 @@ import xarray as xr
 from conjugate import Exact, Linear
 from scipy import sparse
 
-from physzoo.guides.sites import simulate
+from physzoo.core.simulate import simulate
 from physzoo.inference.compare import _thinned, c2st, compare
 from physzoo.inference.posterior import posterior
-from physzoo.inference.reference import Reference
+from physzoo.inference.references import Reference
 
 COUNT = 1500
 

@@ -32,7 +32,8 @@ def test_every_animal_keeps_every_rule(name):
 
 @pytest.mark.parametrize("name", ANIMALS)
 def test_every_site_has_a_label_a_unit_and_a_prior(name):
-    from physzoo.guides.sites import latent_sites, observed_sites, prototype
+    from physzoo.core.prototype import prototype
+    from physzoo.core.sites import latent_sites, observed_sites
 
     animal = build(name)
     trace = prototype(animal.model(), animal.data())

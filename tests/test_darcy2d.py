@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from physzoo.physics.fem import require_dolfinx
+from physzoo.physics.fem.problem import require_dolfinx
 
 try:
     require_dolfinx()

@@ -5,9 +5,8 @@ import torch
 from conjugate import Linear
 
 from physzoo.guides import amortize
-from physzoo.inference.data import DataSets
-from physzoo.inference.distil import DrawsKL
-from physzoo.inference.fit import fit
+from physzoo.inference.fit import DataSets, fit
+from physzoo.inference.objectives import DrawsKL
 
 Y = torch.tensor([0.4, -0.3, 0.9, 0.1], dtype=torch.float64)
 

@@ -6,13 +6,14 @@ import pytest
 import torch
 from conjugate import Linear
 
+from physzoo.core.global_state import seeded
+from physzoo.core.simulate import simulate
 from physzoo.guides import amortize
-from physzoo.guides.encoder import Encoder
-from physzoo.guides.sites import seeded, simulate
-from physzoo.inference.data import DataSets
-from physzoo.inference.divergences import MMD, AlphaJS, EnergyDistance, Renyi, SlicedWasserstein, paired_draws
-from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.objectives import ELBO, Batch, ForwardKL
+from physzoo.guides.encoders import Encoder
+from physzoo.inference.fit import DataSets, fit
+from physzoo.inference.fit.driver import FitOptions
+from physzoo.inference.objectives import ELBO, MMD, AlphaJS, Batch, EnergyDistance, ForwardKL, Renyi, SlicedWasserstein
+from physzoo.inference.objectives.divergences import paired_draws
 
 MODEL = Linear()
 EXAMPLE = {"y": torch.zeros(4, dtype=torch.float64)}

@@ -24,8 +24,9 @@ from test_cli import contents, physzoo, refused
 import physzoo as package
 from physzoo import endings
 from physzoo.folder import CHECKPOINT, FORMAT, POSTERIOR, REPORT, SETTINGS, BadInput, Folder
-from physzoo.inference.checkpoint import CheckpointError, load
-from physzoo.inference.guard import NonFiniteError
+from physzoo.inference.fit import CheckpointError
+from physzoo.inference.fit.checkpoint import load
+from physzoo.inference.fit.guard import NonFiniteError
 from physzoo.models import registry
 from physzoo.run import run
 from physzoo.task import RunOptions, restore
@@ -138,8 +139,8 @@ def test_output_that_nobody_takes_ends_a_command() -> None:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run of the command line, and what is kept of it, so that further runs write the same and work little."""
-    from physzoo import report
     from physzoo import run as module
+    from physzoo.report import write as report
 
     kept: dict[str, Any] = {}
 
@@ -176,8 +177,8 @@ def keeping_start(module: Any, kept: dict[str, Any]) -> Callable[..., Any]:
 @pytest.fixture
 def cheap(whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of that run; further ones take the slow parts from it, and draw dots for figures. All writes are real."""
-    from physzoo import report
     from physzoo import run as module
+    from physzoo.report import write as report
 
     folder, kept = whole
     monkeypatch.setattr(module, "STARTS", dict.fromkeys(module.STARTS, lambda *_, **__: kept["start"]))

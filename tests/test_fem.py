@@ -8,7 +8,8 @@ import pytest
 import scipy.sparse as sparse
 import torch
 
-from physzoo.physics.fem import FEMProblem, NewtonOptions, require_dolfinx
+from physzoo.physics.fem import FEMProblem, NewtonOptions
+from physzoo.physics.fem.problem import require_dolfinx
 
 try:
     require_dolfinx()
@@ -18,7 +19,7 @@ except ImportError as error:
 from fem_examples import advection, random_unknowns, reaction_diffusion, stokes
 from torch.autograd import gradcheck
 
-from physzoo.physics.fem_selected import SelectedInverse
+from physzoo.physics.fem.selected import SelectedInverse
 from physzoo.physics.problem import SolveError
 
 BUILDERS = {
@@ -133,7 +134,7 @@ def test_a_batch_is_its_samples_and_leading_dimensions_broadcast(linear):
 
 
 def test_one_factorisation_serves_solve_adjoint_and_gradient(linear, monkeypatch):
-    from physzoo.physics import fem_compiled
+    from physzoo.physics.fem import compiled as fem_compiled
 
     counted = []
     compute = fem_compiled.Factor.compute
@@ -280,7 +281,7 @@ def test_wrong_parts_are_named(linear):
 def test_one_quadrature_degree_on_every_measure_and_stated_ones_are_kept(linear):
     import ufl
 
-    from physzoo.physics.fem_forms import fix_degree
+    from physzoo.physics.fem.forms import fix_degree
 
     u = linear._system.u
     v = ufl.TestFunction(u.function_space)

@@ -17,7 +17,7 @@ from fem_examples import random_unknowns, reaction_diffusion, stokes
 from mpi4py import MPI
 
 from physzoo.physics.fem import FEMProblem, NewtonOptions
-from physzoo.physics.fem_lock import NAME, clear, compiling
+from physzoo.physics.fem.lock import NAME, clear, compiling
 
 DOUBLE = torch.float64
 
@@ -182,7 +182,7 @@ def test_a_compilation_that_was_killed_is_cleared_away_and_one_that_runs_is_not(
 
 
 def test_a_form_is_compiled_after_a_killed_one(tmp_path, monkeypatch):
-    from physzoo.physics import fem_compiled
+    from physzoo.physics.fem import compiled as fem_compiled
 
     square = Square()
     seen = []
@@ -219,7 +219,7 @@ def test_a_form_is_compiled_after_a_killed_one(tmp_path, monkeypatch):
     ],
 )
 def test_a_form_that_cannot_be_compiled_is_told_in_one_sentence(tmp_path, monkeypatch, failure, words):
-    from physzoo.physics import fem_compiled
+    from physzoo.physics.fem import compiled as fem_compiled
 
     def broken(form, jit_options):
         raise failure

@@ -13,8 +13,9 @@ pytest.importorskip("dolfinx_solver")
 
 from fem_examples import advection, random_unknowns, reaction_diffusion, stokes
 
-from physzoo.physics import fem_tables
-from physzoo.physics.fem import FEMProblem, require_dolfinx
+from physzoo.physics.fem import FEMProblem
+from physzoo.physics.fem import tables as fem_tables
+from physzoo.physics.fem.problem import require_dolfinx
 from physzoo.physics.problem import Unknowns
 from physzoo.physics.sparse import SparseMatrix, products, sum_of_products
 
@@ -88,7 +89,7 @@ def unknowns(problem: FEMProblem, batch: tuple[int, ...] = ()) -> tuple[Tensor, 
 
 def assembled(problem: FEMProblem, u: Tensor, z: Unknowns) -> Tensor:
     """What dolfinx assembles, sample by sample."""
-    from physzoo.physics.fem_autograd import Residual
+    from physzoo.physics.fem.autograd import Residual
 
     tensors, shape, like = problem._flat(z, u)
     return problem._back(Residual.apply(problem._system, *tensors), shape, like)  # type: ignore[arg-type]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from physzoo.physics.fem import FEMProblem, require_dolfinx
+from physzoo.physics.fem import FEMProblem
+from physzoo.physics.fem.problem import require_dolfinx
 
 try:
     require_dolfinx()

@@ -17,12 +17,12 @@ from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, Aut
 from torch import nn
 
 from physzoo.guides import amortize
-from physzoo.inference.checkpoint import CheckpointError, load, save
-from physzoo.inference.data import DataSets, Simulator, simulated_once
-from physzoo.inference.fit import CheckpointWarning, FitOptions, fit
-from physzoo.inference.guard import NonFiniteError
+from physzoo.inference.density import RejectedError
+from physzoo.inference.fit import CheckpointError, DataSets, Simulator, fit, simulated_once
+from physzoo.inference.fit.checkpoint import load, save
+from physzoo.inference.fit.driver import CheckpointWarning, FitOptions
+from physzoo.inference.fit.guard import NonFiniteError
 from physzoo.inference.objectives import ELBO, ForwardKL, Mixture, Reweighted
-from physzoo.inference.rejected import RejectedError
 
 DESIGN = torch.tensor([[1.0, 0.5], [0.2, 1.0], [1.0, 1.0]], dtype=torch.float64)
 NOISE = 0.5
@@ -125,7 +125,7 @@ def test_nothing_global_changes():
 
 
 def test_minibatches_see_every_data_set_once_an_epoch_and_depend_on_the_step_alone():
-    from physzoo.inference.data import Batches
+    from physzoo.inference.fit.sources import Batches
 
     model = Linear()
     ys = torch.arange(12, dtype=torch.float64).unsqueeze(-1).expand(12, 3)
@@ -138,7 +138,7 @@ def test_minibatches_see_every_data_set_once_an_epoch_and_depend_on_the_step_alo
 
 def test_minibatch_gradients_are_unbiased():
     """The mean over the minibatches of an epoch is the full-batch loss."""
-    from physzoo.inference.data import Batches
+    from physzoo.inference.fit.sources import Batches
 
     model = Linear()
     guide = amortize(model, "mlp", "full", example={"y": Y})
@@ -177,8 +177,8 @@ def test_early_stopping_returns_the_best_state():
     assert result.stopped == "early"
     assert result.steps < 5000
     best = min(loss for _, loss in result.held_out)
-    from physzoo.guides.sites import seeded
-    from physzoo.inference.data import Batches
+    from physzoo.core.global_state import seeded
+    from physzoo.inference.fit.sources import Batches
 
     with seeded(options.seed + 2), torch.no_grad():
         assert ELBO(64)(model, guide, Batches(model, {"y": Y}, 1).at(0)).item() == best
@@ -529,7 +529,7 @@ def test_checkpoint_warning_is_the_only_warning():
 
 
 def test_a_gradient_whose_square_overflows_is_clipped_and_not_called_infinite():
-    from physzoo.inference.fit_support import clip
+    from physzoo.inference.fit.support import clip
 
     parameter = nn.Parameter(torch.zeros(3))
     parameter.grad = torch.tensor([3e30, 4e30, 0.0])

@@ -9,13 +9,21 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
-from physzoo.guides.residual import ResidualGuide
-from physzoo.inference.data import DataSets, Simulator, simulated_once
-from physzoo.inference.distil import DrawsKL
-from physzoo.inference.divergences import MMD, AlphaJS, Renyi, SlicedWasserstein
-from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.grey_box import GreyBoxELBO
-from physzoo.inference.objectives import ELBO, ForwardKL, Mixture, Reweighted
+from physzoo.guides.state import ResidualGuide
+from physzoo.inference.fit import DataSets, Simulator, fit, simulated_once
+from physzoo.inference.fit.driver import FitOptions
+from physzoo.inference.objectives import (
+    ELBO,
+    MMD,
+    AlphaJS,
+    DrawsKL,
+    ForwardKL,
+    GreyBoxELBO,
+    Mixture,
+    Renyi,
+    Reweighted,
+    SlicedWasserstein,
+)
 
 Y = torch.tensor([0.5, 1.0])
 

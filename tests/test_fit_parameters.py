@@ -12,8 +12,8 @@ from pyro.nn import PyroModule, PyroParam
 from torch import nn
 
 from physzoo.guides import amortize
-from physzoo.inference.data import Simulator
-from physzoo.inference.fit import FitOptions, fit
+from physzoo.inference.fit import Simulator, fit
+from physzoo.inference.fit.driver import FitOptions
 from physzoo.inference.objectives import ELBO, ForwardKL, Reweighted
 from physzoo.inference.warn import TrustWarning
 

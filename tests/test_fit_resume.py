@@ -11,12 +11,12 @@ import torch
 from pyro.nn import PyroModule
 from torch import nn
 
-from physzoo.guides.atomic import check_writable
-from physzoo.inference.checkpoint import CheckpointError, load, save
-from physzoo.inference.divergences import Renyi
-from physzoo.inference.fit import DivergedWarning, FitOptions, fit
-from physzoo.inference.guard import NonFiniteError, sound
-from physzoo.inference.objectives import ELBO
+from physzoo.core.files import check_writable
+from physzoo.inference.fit import CheckpointError, fit
+from physzoo.inference.fit.checkpoint import load, save
+from physzoo.inference.fit.driver import DivergedWarning, FitOptions
+from physzoo.inference.fit.guard import NonFiniteError, sound
+from physzoo.inference.objectives import ELBO, Renyi
 
 QUIET = FitOptions(progress=False, learning_rate=0.05)
 DATA = {"y": torch.tensor([0.8, 1.0, 1.2])}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from physzoo.physics.fixed_step import TABLEAUX, integrate
 from physzoo.physics.ode import ODEProblem
+from physzoo.physics.ode.fixed_step import TABLEAUX, integrate
 
 
 def swing(t: Tensor, u: Tensor) -> Tensor:

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
+from physzoo.core.simulate import simulate
 from physzoo.guides.amortize import amortize
 from physzoo.guides.cleansing import cleansing_guide
-from physzoo.guides.sites import simulate
 from physzoo.models.contract import check_model
 from physzoo.models.datasets import galaxy as data
 from physzoo.models.datasets.splits import Split
@@ -83,7 +83,7 @@ def test_the_ring_is_a_density_with_uniform_directions_and_draws_of_it() -> None
 
 def test_coverage_on_the_circle_does_not_see_the_seam() -> None:
     """A posterior of known width around a truth at the seam covers as often as one in the middle of the range."""
-    from physzoo.inference.reconstruction import evaluate
+    from physzoo.inference.evaluation import evaluate
 
     torch.manual_seed(0)
     sets, sd = 400, 0.1

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from toys import Decay, Supply, decay
 
 import physzoo
+from physzoo.core.global_state import seeded
+from physzoo.core.simulate import simulate
+from physzoo.core.traces import nodes
 from physzoo.guides.cleansing import CleansingGuide, cleansing_guide
-from physzoo.guides.nodes import nodes
-from physzoo.guides.prior import LearntPrior
-from physzoo.guides.sites import seeded, simulate
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import fit
-from physzoo.inference.grey_box import DrawnCodesKL, GreyBoxELBO
-from physzoo.inference.objectives import Batch
+from physzoo.guides.families import LearntPrior
+from physzoo.inference.calibration import calibrate
+from physzoo.inference.fit import DataSets, fit
+from physzoo.inference.objectives import Batch, DrawnCodesKL, GreyBoxELBO
 from physzoo.models.baselines import BlackBox, NeuralODE, black_box_guide
 from physzoo.models.contract import check_model
 from physzoo.models.pendulum import Pendulum

@@ -11,8 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from _exact import rejected
 from _judge import against, narrowed
 
-from physzoo.guides.sites import simulate
-from physzoo.inference.reference_grid import grid
+from physzoo.core.simulate import simulate
+from physzoo.inference.references import grid
 from physzoo.models.poisson1d import Poisson1D
 
 

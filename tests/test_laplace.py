@@ -7,7 +7,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from physzoo.inference.laplace import _inverse_root, laplace
+from physzoo.inference.modes import laplace
+from physzoo.inference.modes.gaussian import _inverse_root
 from physzoo.inference.warn import TrustWarning
 
 DOUBLE = torch.float64

@@ -9,20 +9,20 @@ import pytest
 import torch
 from pyro import poutine
 
+from physzoo.core.prototype import prototype
+from physzoo.core.sites import latent_sites
 from physzoo.guides.families import PlanarFlow
-from physzoo.guides.sites import latent_sites, prototype
-from physzoo.inference.closed_forms import principal_components
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import fit
-from physzoo.inference.grey_box import GreyBoxELBO
+from physzoo.inference.evaluation import principal_components
+from physzoo.inference.fit import DataSets, fit
+from physzoo.inference.objectives import GreyBoxELBO
 from physzoo.models.contract import check_model
 from physzoo.models.datasets.locomotion import generate
 from physzoo.models.locomotion import Locomotion
 from physzoo.models.locomotion_attentive_flow import ABLATION, AttentiveFlowLocomotion, guide_options
 from physzoo.models.locomotion_guide import locomotion_guide
 from physzoo.models.stride_augmentation import augmented
-from physzoo.physics.hamiltonian import CanonicalMap, PeriodicHamiltonian
-from physzoo.physics.ode import ODEProblem
+from physzoo.physics.ode import ODEProblem, PeriodicHamiltonian
+from physzoo.physics.ode.hamiltonian import CanonicalMap
 
 
 @pytest.fixture(scope="module")

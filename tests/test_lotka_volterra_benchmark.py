@@ -3,11 +3,10 @@
 import pytest
 import torch
 
+from physzoo.core.simulate import simulate
 from physzoo.guides import amortize
-from physzoo.guides.sites import simulate
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.data import simulated_once
-from physzoo.inference.fit import fit
+from physzoo.inference.calibration import calibrate
+from physzoo.inference.fit import fit, simulated_once
 from physzoo.inference.objectives import ForwardKL
 from physzoo.models.contract import check_model
 from physzoo.models.lotka_volterra_benchmark import DAYS, RATES, LotkaVolterraBenchmark, counts, logarithms

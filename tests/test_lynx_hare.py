@@ -9,9 +9,9 @@ import torch
 
 from physzoo import ELBO, amortize, fit
 from physzoo.inference.compare import c2st
-from physzoo.inference.densities import draw
+from physzoo.inference.density.densities import draw
 from physzoo.inference.importance import k_hat
-from physzoo.inference.laplace import laplace
+from physzoo.inference.modes import laplace
 from physzoo.models import get
 
 SHARED = Path(os.environ.get("PHYSZOO_SHARED", Path(__file__).parents[2] / "shared"))

@@ -10,14 +10,14 @@ import pytest
 import torch
 from pyro import poutine
 
-from physzoo.physics.fem import require_dolfinx
+from physzoo.physics.fem.problem import require_dolfinx
 
 try:
     require_dolfinx()
 except ImportError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-from physzoo.guides.residual import ResidualGuide
+from physzoo.guides.state import ResidualGuide
 from physzoo.models.nonlinear_poisson1d import (
     ELEMENTS,
     LARGEST_AT_PRIOR_MEAN,

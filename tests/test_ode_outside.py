@@ -9,11 +9,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from physzoo.inference.densities import log_joint
+from physzoo.inference.density import log_joint
 from physzoo.physics import ODEProblem, SolveError, observe
 from physzoo.physics.grey_box import GreyBoxODE
-from physzoo.physics.ode import ADAPTIVE, FIXED_STEP
-from physzoo.physics.ode_failures import StepSizeWarning
+from physzoo.physics.ode import ADAPTIVE, FIXED_STEP, StepSizeWarning
 
 
 def tensor(*values):

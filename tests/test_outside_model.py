@@ -8,7 +8,7 @@ import torch
 
 import physzoo
 from physzoo.inference.importance import k_hat
-from physzoo.inference.laplace import laplace
+from physzoo.inference.modes import laplace
 
 TIMES = torch.linspace(0.1, 2.0, 6)
 

@@ -9,10 +9,10 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule, PyroParam
 
 import physzoo
-from physzoo.guides.sites import simulate
-from physzoo.inference.densities import draw, log_joint
-from physzoo.inference.laplace import laplace
-from physzoo.inference.latents import Latents
+from physzoo.core.simulate import simulate
+from physzoo.inference.density import Latents, log_joint
+from physzoo.inference.density.densities import draw
+from physzoo.inference.modes import laplace
 from physzoo.inference.posterior import posterior, sample
 
 

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from physzoo.core.require import numbers
 from physzoo.physics import (
     Collocation,
     Elliptic1D,
@@ -25,12 +26,11 @@ from physzoo.physics import (
     observe,
     virtual_observables,
 )
-from physzoo.physics.elliptic2d import Elliptic2D
-from physzoo.physics.galerkin import sines
-from physzoo.physics.hamiltonian import CanonicalMap, PeriodicHamiltonian
-from physzoo.physics.linear_ode import Banded, LinearODE, exponential
+from physzoo.physics.elliptic import Elliptic2D, sines
+from physzoo.physics.ode import LinearODE, PeriodicHamiltonian
+from physzoo.physics.ode.hamiltonian import CanonicalMap
+from physzoo.physics.ode.linear import Banded, exponential
 from physzoo.physics.priors import TruncatedNormal
-from physzoo.physics.require import numbers
 
 DOUBLE = torch.float64
 

@@ -6,11 +6,11 @@ import torch
 from conjugate import Plated
 from pyro import distributions as dist
 
-from physzoo.inference.blocks import guide_log_prob as scored_in_checks
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.data import Batches, Simulator
-from physzoo.inference.distil import DrawsKL
-from physzoo.inference.objectives import Batch, ForwardKL, Reweighted, guide_log_prob
+from physzoo.inference.calibration import calibrate
+from physzoo.inference.calibration.blocks import guide_log_prob as scored_in_checks
+from physzoo.inference.fit import Simulator
+from physzoo.inference.fit.sources import Batches
+from physzoo.inference.objectives import Batch, DrawsKL, ForwardKL, Reweighted, guide_log_prob
 
 MODEL = Plated()
 Y = torch.tensor([0.1, 0.5, -0.3], dtype=torch.float64)

@@ -12,13 +12,13 @@ from pyro import distributions as dist
 from pyro.infer.autoguide import AutoMultivariateNormal
 from xarray import open_datatree
 
+from physzoo.core.prototype import prototype
+from physzoo.core.simulate import simulate
 from physzoo.guides.amortize import amortize
-from physzoo.guides.sites import prototype, simulate
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.data_checks import data_checks
-from physzoo.inference.densities import draw
+from physzoo.inference.calibration import calibrate, data_checks
+from physzoo.inference.density import Latents
+from physzoo.inference.density.densities import draw
 from physzoo.inference.importance import importance_resample
-from physzoo.inference.latents import Latents
 from physzoo.inference.posterior import pointwise, posterior, sample
 from physzoo.physics import ODEProblem, observe
 

@@ -7,10 +7,11 @@ from conjugate import Exact, Linear
 from pyro import distributions as dist
 from torch import Tensor
 
-from physzoo.guides.sites import simulate
-from physzoo.guides.unconstrained import UnconstrainedSites
-from physzoo.inference.densities import log_joint
-from physzoo.inference.posterior_sbc import Augmented, posterior_sbc
+from physzoo.core.model_spec import UnconstrainedSites
+from physzoo.core.simulate import simulate
+from physzoo.inference.calibration import posterior_sbc
+from physzoo.inference.calibration.around_data import Augmented
+from physzoo.inference.density import log_joint
 from physzoo.physics import observe, virtual_observables
 from physzoo.physics.problem import Problem
 

@@ -9,15 +9,10 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 
-from physzoo.guides.sites import simulate
-from physzoo.inference.laplace import laplace
-from physzoo.inference.point_estimate import point_estimate
-from physzoo.inference.precision import in_double
-from physzoo.inference.reference_grid import grid
-from physzoo.inference.reference_hmc import hmc
-from physzoo.inference.reference_nuts import nuts
-from physzoo.inference.reference_pcn import pcn
-from physzoo.inference.reference_smc import smc
+from physzoo.core.simulate import simulate
+from physzoo.inference.density import in_double
+from physzoo.inference.modes import laplace, point_estimate
+from physzoo.inference.references import grid, hmc, nuts, pcn, smc
 from physzoo.models.poisson1d import Poisson1D
 
 

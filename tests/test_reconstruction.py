@@ -12,10 +12,11 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from toys import Decay
 
+from physzoo.core.global_state import seeded
+from physzoo.core.simulate import simulate
 from physzoo.guides.cleansing import cleansing_guide
-from physzoo.guides.sites import seeded, simulate
-from physzoo.inference.closed_forms import principal_components, training_mean
-from physzoo.inference.reconstruction import Evaluation, counterfactual, evaluate, evaluating, extrapolate, robust_noise
+from physzoo.inference.evaluation import Evaluation, evaluate, principal_components, training_mean
+from physzoo.inference.evaluation.reconstruction import counterfactual, evaluating, extrapolate, robust_noise
 from physzoo.models.baselines import BlackBox, black_box_guide
 from physzoo.models.grey_box import GreyBox
 from physzoo.physics.grey_box import Decoded

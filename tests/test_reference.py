@@ -7,15 +7,13 @@ import pytest
 import torch
 from conjugate import Exact, Linear, Plated
 
-from physzoo.guides.sites import simulate
+from physzoo.core.simulate import simulate
+from physzoo.inference.calibration import pit, tarp, uniformity
+from physzoo.inference.calibration.sbc import ecdf_band, holm, interval_coverage
 from physzoo.inference.compare import compare
-from physzoo.inference.latents import Latents
-from physzoo.inference.reference import Reference, summarise
-from physzoo.inference.reference_grid import grid, total_variation
-from physzoo.inference.reference_nuts import nuts
-from physzoo.inference.reference_pcn import pcn
-from physzoo.inference.sbc import ecdf_band, holm, interval_coverage, pit, uniformity
-from physzoo.inference.tarp import tarp
+from physzoo.inference.density import Latents
+from physzoo.inference.references import Reference, grid, nuts, pcn, summarise
+from physzoo.inference.references.quadrature import total_variation
 from physzoo.references import disagreement
 
 MODEL = Linear(noise=0.1)

@@ -12,8 +12,8 @@ from conjugate import Linear
 from pyro import distributions as dist
 from scipy import stats
 
-from physzoo.inference.laplace import laplace
-from physzoo.inference.reference_hmc import hmc
+from physzoo.inference.modes import laplace
+from physzoo.inference.references import hmc
 from physzoo.models import get
 
 SETS = torch.tensor([[0.4, -0.3, 0.9, 0.1], [1.5, 0.2, -0.7, 0.0], [-2.0, 0.6, 0.3, 1.1]], dtype=torch.float64)

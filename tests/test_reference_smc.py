@@ -13,12 +13,9 @@ from pyro import distributions as dist
 from scipy.stats import norm, t, truncnorm
 from torch import Tensor
 
-from physzoo.guides.sites import simulate
-from physzoo.inference.laplace import laplace, laplace_mixture
-from physzoo.inference.reference_grid import grid
-from physzoo.inference.reference_hmc import hmc
-from physzoo.inference.reference_pcn import pcn
-from physzoo.inference.reference_smc import smc
+from physzoo.core.simulate import simulate
+from physzoo.inference.modes import laplace, laplace_mixture
+from physzoo.inference.references import grid, hmc, pcn, smc
 
 Y = torch.tensor([1.5, 0.2, -0.7, 0.0], dtype=torch.float64)
 

@@ -13,11 +13,13 @@ import torch
 from pyro import poutine
 from pyro.infer import SVI, Predictive, Trace_ELBO
 
+from physzoo.core.global_state import seeded
+from physzoo.core.plates import plain, plated
+from physzoo.core.prototype import prototype
+from physzoo.core.simulate import simulate
 from physzoo.guides import FAMILIES, Whitening, amortize
-from physzoo.guides.linearise import linearise
-from physzoo.guides.sites import plain, plated, prototype, seeded, simulate
-from physzoo.inference.data import Simulator
-from physzoo.inference.fit import fit
+from physzoo.guides.refine import linearise
+from physzoo.inference.fit import Simulator, fit
 from physzoo.inference.objectives import ForwardKL
 from physzoo.models.linear_gaussian import LinearGaussian
 from physzoo.models.lynx_hare import LynxHare, lotka_volterra

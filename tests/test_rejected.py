@@ -11,18 +11,29 @@ from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import nn
 
+from physzoo.core.global_state import seeded
 from physzoo.guides import amortize
-from physzoo.guides.residual import ResidualGuide
-from physzoo.guides.sites import seeded
-from physzoo.inference.checkpoint import load
-from physzoo.inference.data import Batches, DataSets, Simulator, simulated_once
-from physzoo.inference.divergences import MMD, AlphaJS, EnergyDistance, Renyi, SlicedWasserstein
-from physzoo.inference.fit import FitOptions, fit
-from physzoo.inference.guard import NonFiniteError
-from physzoo.inference.objectives import ELBO, Batch, ForwardKL, Mixture, Reweighted
-from physzoo.inference.rejected import RejectedError
-from physzoo.inference.shares import Loss, RejectedWarning, Share, accepted_pairs
-from physzoo.inference.stock import Stock
+from physzoo.guides.state import ResidualGuide
+from physzoo.inference.density import RejectedError, RejectedWarning
+from physzoo.inference.density.shares import Loss, Share, accepted_pairs
+from physzoo.inference.fit import DataSets, Simulator, fit, simulated_once
+from physzoo.inference.fit.checkpoint import load
+from physzoo.inference.fit.driver import FitOptions
+from physzoo.inference.fit.guard import NonFiniteError
+from physzoo.inference.fit.sources import Batches
+from physzoo.inference.objectives import (
+    ELBO,
+    MMD,
+    AlphaJS,
+    Batch,
+    EnergyDistance,
+    ForwardKL,
+    Mixture,
+    Renyi,
+    Reweighted,
+    SlicedWasserstein,
+)
+from physzoo.inference.objectives.stock import Stock
 from physzoo.physics import observe, virtual_observables
 from physzoo.physics.likelihoods import SolverWarning
 

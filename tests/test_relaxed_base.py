@@ -9,11 +9,12 @@ from conjugate import Linear
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
 
+from physzoo.core.global_state import seeded
+from physzoo.core.plates import plain, plated
+from physzoo.core.simulate import simulate
 from physzoo.guides import FAMILIES, RelaxedBase, amortize
-from physzoo.guides.sites import plain, plated, seeded, simulate
-from physzoo.inference.calibrate import calibrate
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import fit
+from physzoo.inference.calibration import calibrate
+from physzoo.inference.fit import DataSets, fit
 from physzoo.inference.objectives import ELBO
 
 Y = torch.tensor([[0.4, -0.3, 0.9, 0.1], [1.5, 0.2, -0.7, 0.0], [-2.0, 0.6, 0.3, 1.1]], dtype=torch.float64)

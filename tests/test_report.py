@@ -15,12 +15,12 @@ import torch
 from matplotlib.image import imread
 
 from physzoo.folder import REFERENCE, BadInput, Folder
-from physzoo.inference.checkpoint import load
-from physzoo.labels import layout, scalars
+from physzoo.inference.fit.checkpoint import load
 from physzoo.models import get
 from physzoo.references import make_reference, read_reference
-from physzoo.report import verdict
-from physzoo.report_page import page
+from physzoo.report.labels import layout, scalars
+from physzoo.report.page import page
+from physzoo.report.write import verdict
 from physzoo.run import Result, fit_only, run
 from physzoo.task import Budget, RunOptions, restore
 
@@ -193,7 +193,7 @@ class Interrupted:
 
     def __new__(cls, **settings: object) -> object:
         """Build the real options with the interruption in their schedule."""
-        from physzoo.inference.options import FitOptions
+        from physzoo.inference.fit import FitOptions
 
         plain = FitOptions(**settings)  # type: ignore[arg-type]
 
@@ -249,7 +249,7 @@ def test_a_recipe_names_the_sampler_of_the_reference(tmp_path: Path) -> None:
 
 
 def test_published_means_are_held_against_the_guide(tmp_path: Path) -> None:
-    from physzoo.report import published_means
+    from physzoo.report.write import published_means
 
     result = fit_only("lynx_hare", tmp_path / "out", RunOptions(steps=5, guide="diagonal", progress=False), quiet)
     found = published_means(result)
@@ -276,7 +276,7 @@ def test_a_description_of_another_shape_is_left_out() -> None:
 
 
 def test_the_verdict_names_what_failed() -> None:
-    from physzoo.report import Check
+    from physzoo.report.write import Check
 
     good, bad = Check("a", "fine", "fine", True), Check("b", "k-hat 0.90", "k-hat < 0.7", False)
     assert verdict([good], False) == "reliable: passes all 1 checks"
@@ -296,8 +296,8 @@ def test_an_image_is_drawn_as_an_image(tmp_path) -> None:
     """Four panels a channel: what was seen, the median, the width, what is left."""
     import numpy as np
 
-    from physzoo.figures_images import draw_image
     from physzoo.models import get
+    from physzoo.report.figures_images import draw_image
 
     random = np.random.default_rng(0)
     observed, replicated = random.random((3, 8, 8)), random.random((50, 3, 8, 8))

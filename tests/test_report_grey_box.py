@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 from physzoo.folder import Folder
 from physzoo.models import registry
-from physzoo.report import write_report
+from physzoo.report.write import write_report
 from physzoo.run import fit_only
 from physzoo.task import RunOptions
 

@@ -10,7 +10,7 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
-from physzoo.guides.residual import ResidualGuide
+from physzoo.guides.state import ResidualGuide
 from physzoo.models.linear_gaussian import LinearGaussian, exact_posterior, thermometers
 from physzoo.models.poisson1d import Poisson1D, temperatures
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from physzoo.core.simulate import simulate
 from physzoo.folder import CHECKPOINT, FINISHED, BadInput
 from physzoo.guides.cleansing import cleansing_guide
-from physzoo.guides.sites import simulate
-from physzoo.inference.checkpoint import CheckpointError, load
-from physzoo.inference.data import Batches, Simulator
-from physzoo.inference.options import FitOptions
-from physzoo.inference.reconstruction import robust_noise
-from physzoo.inference.stages import codes_of, physics_first, settle_noise
+from physzoo.inference.evaluation.reconstruction import robust_noise
+from physzoo.inference.fit import CheckpointError, FitOptions, Simulator, physics_first
+from physzoo.inference.fit.checkpoint import load
+from physzoo.inference.fit.sources import Batches
+from physzoo.inference.fit.stages import codes_of, settle_noise
 from physzoo.models import registry
 from physzoo.models.galaxy import DATA, TRAINING, Galaxy
 from physzoo.models.registry import Recipe

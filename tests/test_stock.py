@@ -13,10 +13,10 @@ from pyro.nn import PyroModule
 from torch import nn
 
 from physzoo.guides import amortize
-from physzoo.inference.data import DataSets
-from physzoo.inference.fit import FitOptions, fit
+from physzoo.inference.fit import DataSets, fit
+from physzoo.inference.fit.driver import FitOptions
 from physzoo.inference.objectives import ELBO, Batch
-from physzoo.inference.stock import Stock
+from physzoo.inference.objectives.stock import Stock
 
 QUIET = FitOptions(progress=False, learning_rate=0.05)
 Y = torch.tensor([0.8, 1.0, 1.2])

@@ -17,10 +17,11 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 import physzoo
+from physzoo.core.global_state import seeded, unregistered
+from physzoo.core.prototype import prototype
+from physzoo.core.spread import spread
 from physzoo.guides.encoders import MLP
-from physzoo.guides.sites import prototype, seeded, unregistered
-from physzoo.guides.spread import spread
-from physzoo.inference.latents import Latents
+from physzoo.inference.density import Latents
 from physzoo.inference.warn import TrustWarning
 
 Y = torch.tensor([0.8, 1.0, 1.2])

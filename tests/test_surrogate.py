@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from physzoo.guides import amortize
-from physzoo.guides.linearise import linearise
+from physzoo.guides.refine import linearise
 from physzoo.inference.fit import fit
 from physzoo.inference.surrogate import fit_surrogate
 from physzoo.models.poisson1d import Poisson1D

@@ -14,17 +14,11 @@ from conjugate import Exact, Linear
 from pyro import distributions as dist
 from torch import Tensor
 
-from physzoo.guides.sites import simulate
-from physzoo.inference.calibration import calibrate_draws
-from physzoo.inference.data_checks import data_checks
+from physzoo.core.simulate import simulate
+from physzoo.inference.calibration import calibrate_draws, data_checks
 from physzoo.inference.importance import importance_resample, k_hat, smoothed, weights_of
 from physzoo.inference.posterior import posterior
-from physzoo.inference.reference import Reference
-from physzoo.inference.reference_grid import grid
-from physzoo.inference.reference_hmc import hmc
-from physzoo.inference.reference_nuts import nuts
-from physzoo.inference.reference_pcn import pcn
-from physzoo.inference.reference_smc import smc
+from physzoo.inference.references import Reference, grid, hmc, nuts, pcn, smc
 from physzoo.inference.warn import TrustWarning, warn_of
 
 MODEL = Linear()

@@ -16,13 +16,9 @@ from torch import Tensor
 
 from physzoo.inference.calibration import calibrate_draws
 from physzoo.inference.compare import c2st, compare
-from physzoo.inference.laplace import laplace, laplace_mixture
-from physzoo.inference.latents import Latents
-from physzoo.inference.reference_grid import grid
-from physzoo.inference.reference_hmc import hmc
-from physzoo.inference.reference_nuts import nuts
-from physzoo.inference.reference_pcn import pcn
-from physzoo.inference.reference_smc import smc
+from physzoo.inference.density import Latents
+from physzoo.inference.modes import laplace, laplace_mixture
+from physzoo.inference.references import grid, hmc, nuts, pcn, smc
 
 UNITS = ((1e-12, 1e12), (1e12, 1e-12), (1e-5, 1.0), (1.0, 1e5))
 QUIET: dict[str, Any] = {"progress": False, "seed": 3}

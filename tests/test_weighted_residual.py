@@ -14,7 +14,7 @@ from pyro.infer import SVI, Trace_ELBO
 from physzoo.guides import PreconditionedGuide
 from physzoo.models.poisson1d import Poisson1D, bar, temperatures
 from physzoo.physics import Collocation, Elliptic1D, Galerkin
-from physzoo.physics.galerkin import sines
+from physzoo.physics.elliptic import sines
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 weighted = import_module("_weighted")

@@ -43,8 +43,8 @@ from torch import nn
 from torch.distributions import AffineTransform
 
 import physzoo
-from physzoo.inference.reference_grid import grid
-from physzoo.inference.sbc import ecdf
+from physzoo.inference.calibration.sbc import ecdf
+from physzoo.inference.references import grid
 from physzoo.physics import Elliptic1D, KarhunenLoeve
 
 torch.set_num_threads(1)  # the tensors are small: a second thread costs more than it helps
@@ -314,7 +314,7 @@ assert [found.passed for found in verdicts.values()] == [True, False, False, Fal
 # - **Your data set.** Calibration is an average over the prior. Where your data lie in a corner that the
 #   prior rarely visits, look at $\hat k$ for your data (below 0.7, `physzoo.importance_resample` corrects
 #   most of what is off, but no mode that is missed), or at a reference (`physzoo.hmc`, `nuts`, `pcn`, `grid` in
-#   `physzoo.inference.reference_grid`; `physzoo.smc` where there may be several modes, of which chains see one).
+#   `physzoo.inference.references`; `physzoo.smc` where there may be several modes, of which chains see one).
 # - **Errors that cancel**: too wide for half of the data sets and too narrow for the other half. The
 #   data-dependent quantities see some of them, not all.
 #

@@ -32,8 +32,9 @@ import torch
 
 import physzoo
 from physzoo.guides.cleansing import cleansing_guide
-from physzoo.inference.grey_box import GreyBoxELBO
-from physzoo.inference.reconstruction import counterfactual, evaluate
+from physzoo.inference.evaluation import evaluate
+from physzoo.inference.evaluation.reconstruction import counterfactual
+from physzoo.inference.objectives import GreyBoxELBO
 from physzoo.models.datasets import pendulum as truth
 from physzoo.models.pendulum import Pendulum
 

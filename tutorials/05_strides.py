@@ -30,9 +30,8 @@ import matplotlib.pyplot as plt
 import torch
 
 import physzoo
-from physzoo.inference.closed_forms import principal_components
-from physzoo.inference.grey_box import GreyBoxELBO
-from physzoo.inference.reconstruction import evaluate
+from physzoo.inference.evaluation import evaluate, principal_components
+from physzoo.inference.objectives import GreyBoxELBO
 from physzoo.models.datasets import system
 from physzoo.models.locomotion import JOINT_NAMES, Locomotion
 from physzoo.models.locomotion_guide import locomotion_guide

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 
 import physzoo
-from physzoo.inference.reference_grid import grid, total_variation
+from physzoo.inference.references import grid
+from physzoo.inference.references.quadrature import total_variation
 from physzoo.models.poisson1d import Poisson1D
 from physzoo.physics import FixedBasis, Trunk, unit_cube_cutoff
 

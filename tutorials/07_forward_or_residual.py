@@ -32,8 +32,8 @@ import numpy as np
 import torch
 
 import physzoo
-from physzoo.guides.residual import ResidualGuide
-from physzoo.inference.laplace import laplace
+from physzoo.guides.state import ResidualGuide
+from physzoo.inference.modes import laplace
 from physzoo.models.poisson1d import Poisson1D, collapsed_log_joint
 
 torch.set_num_threads(1)  # the tensors are small: a second thread costs more than it helps
@@ -143,7 +143,7 @@ assert distance("residual without it") > 0.5
 #
 # A guide of the residual likelihood has to follow $u$ as $z$ moves: a mean field $q(z)\,q(u)$ collapses to the width
 # $s_r$. `ResidualGuide` draws $u$ through its residual and is right for any stiffness. It solves for each draw;
-# `PreconditionedGuide` (`guides/preconditioned.py`) is the one without a solve, for symmetric positive definite linear
+# `PreconditionedGuide` (`guides/state/preconditioned.py`) is the one without a solve, for symmetric positive definite linear
 # equations.
 
 # %%

@@ -34,9 +34,10 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 
 import physzoo
-from physzoo.inference.data import simulated_once
+from physzoo.inference.fit import simulated_once
 from physzoo.physics import KarhunenLoeve
-from physzoo.physics.fem import FEMProblem, require_dolfinx
+from physzoo.physics.fem import FEMProblem
+from physzoo.physics.fem.problem import require_dolfinx
 
 torch.set_num_threads(1)  # the tensors are small: a second thread costs more than it helps
 

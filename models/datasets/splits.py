@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...guides.atomic import replacing
+from ...core.files import replacing
 
 FORMAT = "physzoo-splits-1"
 PARTS = ("train", "valid", "test")

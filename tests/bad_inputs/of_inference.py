@@ -10,18 +10,16 @@ import torch
 
 import physzoo
 from physzoo import physics
-from physzoo.inference import distil, reference, reference_grid, sbc
-from physzoo.inference.calibration import calibrate_draws
+from physzoo.inference.calibration import calibrate_draws, data_checks, sbc, tarp
 from physzoo.inference.compare import c2st
-from physzoo.inference.data import simulated_once
-from physzoo.inference.data_checks import data_checks
-from physzoo.inference.grey_box import GreyBoxELBO
+from physzoo.inference.fit import simulated_once
 from physzoo.inference.importance import k_hat, smoothed, weights_of
-from physzoo.inference.laplace import laplace_mixture
-from physzoo.inference.objectives import Reweighted
-from physzoo.inference.point_estimate import point_estimate
+from physzoo.inference.modes import laplace_mixture, point_estimate
+from physzoo.inference.objectives import GreyBoxELBO, Reweighted
+from physzoo.inference.objectives import draws as distil
 from physzoo.inference.posterior import sample
-from physzoo.inference.tarp import tarp
+from physzoo.inference.references import quadrature as reference_grid
+from physzoo.inference.references import result as reference
 
 from .pieces import (
     DOUBLE,

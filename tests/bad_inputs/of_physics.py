@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from physzoo import physics
-from physzoo.physics.elliptic2d import Elliptic2D
-from physzoo.physics.galerkin import sines
+from physzoo.physics.elliptic import Elliptic2D, sines
 from physzoo.physics.grey_box import GreyBoxODE
-from physzoo.physics.hamiltonian import CanonicalMap, PeriodicHamiltonian
-from physzoo.physics.linear_ode import Banded, LinearODE, exponential
+from physzoo.physics.ode import LinearODE, PeriodicHamiltonian
+from physzoo.physics.ode.hamiltonian import CanonicalMap
+from physzoo.physics.ode.linear import Banded, exponential
 from physzoo.physics.priors import TruncatedNormal
 
 from .pieces import (

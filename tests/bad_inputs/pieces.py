@@ -16,11 +16,10 @@ from torch import Tensor
 
 import physzoo
 from physzoo import guides, physics
-from physzoo.inference import reference
+from physzoo.inference.references import result as reference
 from physzoo.models import registry
-from physzoo.physics.elliptic2d import Elliptic2D
-from physzoo.physics.galerkin import sines
-from physzoo.physics.linear_ode import LinearODE
+from physzoo.physics.elliptic import Elliptic2D, sines
+from physzoo.physics.ode import LinearODE
 
 DOUBLE = torch.float64
 

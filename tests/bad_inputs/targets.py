@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from functools import cache
 
-from physzoo.physics.fem_require import require_dolfinx
+from physzoo.physics.fem import require_dolfinx
 
 from .of_guides import of_guides
 from .of_inference import of_inference

@@ -24,14 +24,14 @@ import xarray as xr
 from pyro.infer.autoguide import AutoNormal
 
 import physzoo
+from physzoo.core.global_state import unregistered
 from physzoo.guides import FAMILIES
-from physzoo.guides.sites import unregistered
-from physzoo.inference.densities import paired_traces
-from physzoo.inference.entries import pointwise
-from physzoo.inference.guard import NonFiniteError
+from physzoo.inference.density import Latents, in_double
+from physzoo.inference.density.densities import paired_traces
+from physzoo.inference.density.entries import pointwise
+from physzoo.inference.density.precision import workable
+from physzoo.inference.fit.guard import NonFiniteError
 from physzoo.inference.importance import weights_of
-from physzoo.inference.latents import Latents
-from physzoo.inference.precision import in_double, workable
 
 from .case import Array, Case, Draws
 from .judge import distance, tolerance

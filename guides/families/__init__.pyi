@@ -1,0 +1,10 @@
+from .densities import FAMILIES as FAMILIES
+from .densities import Affine as Affine
+from .densities import CouplingFlow as CouplingFlow
+from .densities import Gaussian as Gaussian
+from .densities import InverseAutoregressiveFlow as InverseAutoregressiveFlow
+from .densities import LowRank as LowRank
+from .densities import PlanarFlow as PlanarFlow
+from .densities import SplineFlow as SplineFlow
+from .flows import Flow as Flow
+from .prior import LearntPrior as LearntPrior

@@ -1,0 +1,5 @@
+"""Gauss-Newton steps through the model, inside a guide."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

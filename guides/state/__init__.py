@@ -1,0 +1,5 @@
+"""Guides of the state u under a residual likelihood."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,2 @@
+from .preconditioned import PreconditionedGuide as PreconditionedGuide
+from .residual import ResidualGuide as ResidualGuide

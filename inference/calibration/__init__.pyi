@@ -1,0 +1,10 @@
+from .around_data import posterior_sbc as posterior_sbc
+from .expected_coverage import tarp as tarp
+from .many_data_sets import DataChecks as DataChecks
+from .many_data_sets import data_checks as data_checks
+from .over_prior import calibrate as calibrate
+from .plot import plot_calibration as plot_calibration
+from .result import calibrate_draws as calibrate_draws
+from .sbc import pit as pit
+from .sbc import uniformity as uniformity
+from .verdict import Calibration as Calibration

@@ -1,0 +1,11 @@
+from .checkpoint import CheckpointError as CheckpointError
+from .driver import fit as fit
+from .loop import CheckpointWarning as CheckpointWarning
+from .loop import DivergedWarning as DivergedWarning
+from .loop import Fit as Fit
+from .options import FitOptions as FitOptions
+from .sources import DataSets as DataSets
+from .sources import Simulator as Simulator
+from .sources import simulated_once as simulated_once
+from .stages import guide_last as guide_last
+from .stages import physics_first as physics_first

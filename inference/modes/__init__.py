@@ -1,0 +1,5 @@
+"""Where the density of a posterior is highest, and the Gaussian there."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

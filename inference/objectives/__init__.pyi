@@ -1,0 +1,16 @@
+from .divergences import MMD as MMD
+from .divergences import AlphaJS as AlphaJS
+from .divergences import EnergyDistance as EnergyDistance
+from .divergences import Renyi as Renyi
+from .divergences import SlicedWasserstein as SlicedWasserstein
+from .draws import DrawsKL as DrawsKL
+from .grey_box import DrawnCodesKL as DrawnCodesKL
+from .grey_box import GreyBoxELBO as GreyBoxELBO
+from .standard import ELBO as ELBO
+from .standard import Batch as Batch
+from .standard import ForwardKL as ForwardKL
+from .standard import Mixture as Mixture
+from .standard import Objective as Objective
+from .standard import Reweighted as Reweighted
+from .standard import guide_log_prob as guide_log_prob
+from .stock import from_pyro as from_pyro

@@ -1,0 +1,5 @@
+"""Posteriors by samplers and quadrature, against which a guide is held."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Any stationary UFL form: solve, adjoint, residual and determinant. dolfinx loads when a problem is made."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
