@@ -130,6 +130,14 @@ def outside_models(stored: dict[str, Any]) -> list[Line]:
     return [(claim, figure, "outside_models")]
 
 
+def fingerprints(stored: dict[str, Any]) -> list[Line]:
+    rows = stored["rows"]
+    claim = f"loss and posterior moments of a quick fit of {len(rows)} animals, seed 0, to the last bit"
+    return [
+        (claim, f"{sum(row['unknowns'] for row in rows)} unknowns; `--check` holds code against them", "fingerprints")
+    ]
+
+
 SPINE: dict[str, Say] = {
     "lynx_hare": lynx_hare,
     "linear_gaussian": linear_gaussian,
@@ -142,4 +150,5 @@ SPINE: dict[str, Say] = {
     "kill_resume": kill_resume,
     "bad_input": bad_input,
     "outside_models": outside_models,
+    "fingerprints": fingerprints,
 }

@@ -11,7 +11,7 @@ from physzoo.core.model_spec import Whitening
 from physzoo.guides import AmortizedGuide, amortize
 from physzoo.inference.fit import DataSets, Simulator, fit, simulated_once
 from physzoo.inference.objectives import ELBO, ForwardKL, Reweighted
-from physzoo.models.registry import Recipe
+from physzoo.models.recipe import Recipe
 
 
 def amortised(

@@ -47,7 +47,7 @@ from physzoo.inference.references import Reference, hmc, smc
 from physzoo.models import get
 from physzoo.models.channel_darcy import CONTRAST, ChannelDarcy
 from physzoo.models.datasets.channels import CELLS, generate
-from physzoo.models.registry import Recipe
+from physzoo.models.recipe import Recipe
 
 SETS, DATASETS, DRAWS = {"model": 5, "generator": 2}, 512, 2000
 AMORTISED = Recipe(

@@ -22,7 +22,8 @@ from physzoo.inference.evaluation import evaluate
 from physzoo.models.baselines import BlackBox
 from physzoo.models.datasets.galaxy import RANGES, generate
 from physzoo.models.datasets.splits import Split
-from physzoo.models.galaxy import DATA, PERIOD, TRAINING, Galaxy, WithAngle, turned_split
+from physzoo.models.galaxy import TRAINING, Galaxy, WithAngle
+from physzoo.models.galaxy_data import DATA, PERIOD, turned_split
 from physzoo.models.image_networks import ImageEncoder
 
 SIZE = 32

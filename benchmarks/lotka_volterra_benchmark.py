@@ -31,7 +31,7 @@ from physzoo.inference.density.densities import draw
 from physzoo.inference.importance import k_hat
 from physzoo.models import get
 from physzoo.models.lotka_volterra_benchmark import RATES, counts
-from physzoo.models.registry import Recipe
+from physzoo.models.recipe import Recipe
 
 DRAWS = 4000
 REFINED = Recipe(steps=300, learning_rate=3e-3, particles=64)

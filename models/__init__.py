@@ -4,7 +4,8 @@ from importlib import import_module
 from types import ModuleType
 
 from .contract import Check, ContractError, check_model, parametrize_with_checks
-from .registry import Animal, Quantity, Recipe, get, names, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, get, names, register
 
 __all__ = [
     "Animal",

@@ -46,7 +46,8 @@ from ..physics.ode.linear import Banded, LinearODE
 from .datasets.simulated import Simulated
 from .grey_box import GreyBox, Noise
 from .networks import mlp
-from .registry import Animal, Quantity, Training, register, trained_by
+from .recipe import Quantity, Training, trained_by
+from .registry import Animal, register
 
 POINTS, SPACING, STEPS, DT = 20, 0.1, 50, 0.02
 LOWEST, HIGHEST = 0.005, 0.2

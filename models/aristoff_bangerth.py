@@ -33,7 +33,8 @@ from torch import Tensor
 
 from ..physics.elliptic.rectangle import Elliptic2D
 from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
-from .registry import Animal, Quantity, Recipe, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, register
 
 CELLS = 32
 BLOCKS = 8

@@ -42,7 +42,8 @@ from ..physics.elliptic.rectangle import Elliptic2D
 from .channels_prior import LATENTS, GenerativeField, trained_decoder
 from .datasets.channels import CELLS
 from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
-from .registry import Animal, Quantity, Recipe, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, register
 
 CONTRAST = math.log(10.0)
 SENSORS = 5

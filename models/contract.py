@@ -10,8 +10,9 @@ from pyro import get_param_store
 from torch import Tensor, nn
 
 from ..core.require import function, named, shown
+from . import contract_physics
 from . import contract_rules as rules
-from .contract_rules import NotChecked, Subject
+from .contract_subject import NotChecked, Subject
 
 Level = Literal["must", "should", "advice"]
 LEVELS: tuple[Level, ...] = ("must", "should", "advice")
@@ -28,7 +29,7 @@ RULES: dict[str, tuple[Level, Callable[[Subject], str]]] = {
     "the state survives a round trip": ("must", rules.round_trip),
     "a mask is taken": ("advice", rules.takes_mask),
     "a mask hides data": ("must", rules.mask_hides),
-    "operators are differentiable and residuals vanish": ("must", rules.physics),
+    "operators are differentiable and residuals vanish": ("must", contract_physics.physics),
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -19,75 +18,7 @@ from ..core.prototype import prototype
 from ..core.simulate import simulate
 from ..core.sites import latent_sites, observed_sites
 from ..core.traces import log_prob_of, nodes, samples
-from ..guides import amortize
-
-SOLVERS = ("solve", "residual", "branches", "incomplete")  # what a model may ask its problem for
-VANISHES = 1e-8  # a residual at the solution, of its size at states that are no solution
-NEAR = 1e-2  # of a state that is no solution, from one that is: further off, an equation may have no flow
-DRAWS = 8  # of the prior
-STEP = 1e-5  # of a directional derivative, of the unknown's own size
-
-
-class NotChecked(Exception):
-    """A rule cannot be looked at because another is broken."""
-
-
-class Subject:
-    """A model with one data set and a guide; what is found on the way is kept for the next rule."""
-
-    def __init__(self, model: Callable[..., Any], data: Mapping[str, Any], guide: Callable[..., Any] | None) -> None:
-        self.model, self.data, self._guide = model, data, guide
-        self._failed: set[str] = set()
-
-    @property
-    def trace(self) -> poutine.Trace:
-        """A run of the model under its prior."""
-        return self._once("the model does not run", lambda: self._trace)
-
-    @property
-    def guide(self) -> Callable[..., Any]:
-        """The guide that was given, or one that is built."""
-        return self._once("no guide could be built", lambda: self._built)
-
-    @cached_property
-    def _trace(self) -> poutine.Trace:
-        return prototype(self.model, self.data)
-
-    @cached_property
-    def _built(self) -> Callable[..., Any]:
-        if self._guide is not None:
-            return self._guide
-        _ = self.trace
-        return amortize(self.model, None, "full", example=self.data)
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The arguments that are not the value of an observed site: covariates, times, masks."""
-        sites = nodes(self.trace)
-        return {n: v for n, v in self.data.items() if n not in sites or not sites[n].get("is_observed")}
-
-    @property
-    def observed(self) -> dict[str, Tensor]:
-        """The data that are the value of an observed site."""
-        sites = observed_sites(self.trace)
-        return {name: value for name, value in self.data.items() if name in sites and isinstance(value, Tensor)}
-
-    @property
-    def problem(self) -> Any:
-        """The model's equation, where it has one."""
-        return getattr(self.model, "problem", None)
-
-    def _once(self, reason: str, make: Callable[[], Any]) -> Any:
-        """Return what is made, or raise what went wrong: the first time as it is, later as the reason."""
-        if reason in self._failed:
-            raise NotChecked(reason)
-        try:
-            return make()
-        except NotChecked:
-            raise
-        except (Exception, SystemExit):
-            self._failed.add(reason)
-            raise
+from .contract_subject import DRAWS, Subject
 
 
 def runs(subject: Subject) -> str:
@@ -240,72 +171,3 @@ def _has_mask(model: Callable[..., Any]) -> bool:
         return "mask" in inspect.signature(run).parameters
     except (TypeError, ValueError):
         return False
-
-
-def physics(subject: Subject) -> str:
-    """Check the model's ``problem``: directional derivatives, adjoint, vanishing residual, at one prior draw."""
-    if subject.problem is None:
-        return ""
-    _ = subject.trace
-    asked, unknowns = _unknowns(subject)
-    problem = subject.problem.alone() if asked == "incomplete" else subject.problem
-    single = isinstance(unknowns, Tensor)
-    names = [""] if single else list(unknowns)
-    points = [unknowns] if single else list(unknowns.values())
-
-    def gathered(values: Any) -> Any:
-        return values[0] if single else dict(zip(names, values, strict=True))
-
-    points = [p.detach().double().requires_grad_() for p in points]
-    u = problem.solve(gathered(points))
-    with seeded(1):
-        cotangent = torch.randn_like(u)
-        directions = [torch.randn_like(p) * _size(p) for p in points]
-        elsewhere = u.detach() + NEAR * torch.randn_like(u) * _size(u)
-    slopes = torch.autograd.grad(u, points, cotangent)
-    with torch.no_grad():
-        ahead = problem.solve(gathered([p + STEP * d for p, d in zip(points, directions, strict=True)]))
-        behind = problem.solve(gathered([p - STEP * d for p, d in zip(points, directions, strict=True)]))
-        tangent = (ahead - behind) / (2 * STEP)
-        left = (tangent * cotangent).sum()
-        right = torch.stack([(g * d).sum() for g, d in zip(slopes, directions, strict=True)]).sum()
-        if not torch.isclose(left, right, rtol=1e-5, atol=1e-7 * float(tangent.norm() * cotangent.norm())):
-            return f"<J dz, g> = {left.item():.10g} but <dz, J'g> = {right.item():.10g}"
-        here, there = (problem.residual(state, gathered(points)).abs().max() for state in (u, elsewhere))
-    if not NEAR * float(here) <= VANISHES * float(there):
-        return f"the residual at the solution is {float(here):.2g}, expected 0 beside {float(there):.2g} elsewhere"
-    return ""
-
-
-def _size(value: Tensor) -> Tensor:
-    """Return the size of every entry in its own unit; of an entry that is small or zero that of the others, else 1."""
-    size = value.detach().abs()
-    largest = size.max() if size.numel() and float(size.max()) > 0 else torch.ones_like(size.sum())
-    return size.clamp_min(1e-3 * largest)
-
-
-def _unknowns(subject: Subject) -> tuple[str, Any]:
-    """Record what the model asks of its problem in one run, the completed equation of a grey box before its physics alone."""
-    problem = subject.problem
-    seen: list[tuple[str, Any]] = []
-    originals = {name: getattr(problem, name) for name in SOLVERS if hasattr(problem, name)}
-
-    def recording(name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            seen.append((name, kwargs["z"] if "z" in kwargs else args[-1] if name == "residual" else args[0]))
-            return originals[name](*args, **kwargs)
-
-        return call
-
-    replaced = []
-    try:
-        for name in originals:
-            object.__setattr__(problem, name, recording(name))  # also of a frozen one
-            replaced.append(name)
-        prototype(subject.model, subject.data)
-    finally:
-        for name in replaced:
-            object.__delattr__(problem, name)
-    if not seen:
-        raise ValueError("model: its problem is neither solved nor asked for a residual")
-    return min(seen, key=lambda call: call[0] == "incomplete")

@@ -33,7 +33,8 @@ from torch import Tensor
 from ..physics import KarhunenLoeve
 from ..physics.fem.problem import FEMProblem, require_dolfinx
 from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
-from .registry import Animal, Quantity, Recipe, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, register
 
 CELLS = 16
 MODES = 8

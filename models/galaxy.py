@@ -45,7 +45,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -56,16 +55,15 @@ from torch.distributions import Transform, constraints
 from ..guides.families.densities import SplineFlow
 from ..guides.families.flows import Flow
 from ..physics.grey_box import Decoded
-from .datasets.galaxy import MEAN_COLOUR, disk, symmetry
-from .datasets.simulated import Simulated
-from .datasets.splits import Split, Splits
+from .datasets.galaxy import MEAN_COLOUR, disk
+from .galaxy_data import DATA, PERIOD, training_splits
 from .grey_box import GreyBox, Noise
 from .image_networks import ImageCleansing, ImageEncoder, MapEncoder, MapMixture, UNet, levels
 from .image_priors import CellPrior, Ring
-from .registry import Animal, Quantity, Training, register, trained_by
+from .recipe import Quantity, Training, trained_by
+from .registry import Animal, register
 
 RANGES = {"I0": (0.5, 1.0), "A": (0.05, 0.5), "e": (0.2, 0.9)}
-PERIOD = math.pi
 FIRST = 5  # place of the first colour among the coordinates of the unknowns: I0, A, e, direction, colour, centre
 COLOUR_SCATTER, CENTRE_SCATTER = 0.1, 0.03
 
@@ -191,41 +189,6 @@ def angle(direction: Tensor) -> Tensor:
 def direction(angle: Tensor) -> Tensor:
     """Return the unit vectors (..., 2) that point at twice the position angle."""
     return torch.stack([(2.0 * angle).cos(), (2.0 * angle).sin()], -1)
-
-
-def eightfold(x: Tensor) -> Tensor:
-    """Return images (N, channels, H, H) in all their eight symmetric positions, (8 N, channels, H, H): augmentation.
-
-    Raises:
-        ValueError: the images are not square.
-    """
-    if x.dim() != 4 or x.shape[-1] != x.shape[-2]:
-        raise ValueError(f"x: got shape {tuple(x.shape)}, expected square images (N, channels, H, H)")
-    return torch.cat([symmetry(x, turns, flip) for turns in range(4) for flip in (False, True)])
-
-
-def turned_split(split: Split) -> Split:
-    """Return the images of a split in all their eight symmetric positions, with the truths of each position."""
-    angles, centres = [], []
-    for turns in range(4):
-        for flip in (False, True):
-            at, (x, y) = split.truths["angle"], split.truths["centre"].unbind(-1)
-            at, x = (-at, -x) if flip else (at, x)
-            for _ in range(turns):
-                x, y = -y, x
-            angles.append((at + 0.5 * math.pi * turns).remainder(PERIOD))
-            centres.append(torch.stack([x, y], -1))
-    same = {name: value.repeat(8, *(1,) * (value.dim() - 1)) for name, value in split.truths.items()}
-    return Split(eightfold(split.x), None, {**same, "angle": torch.cat(angles), "centre": torch.cat(centres)})
-
-
-DATA = Simulated("galaxy", {"size": 32}, (2000, 200, 500))
-
-
-def training_splits(seed: int) -> Splits:
-    """Return 2,000 training images in eight positions each, 200 and 500 images of the generator, 32 x 32 pixels."""
-    found = DATA.splits(seed)
-    return replace(found, train=turned_split(found.train))
 
 
 class WithAngle:

@@ -32,7 +32,8 @@ from ..core.global_state import seeded
 from ..core.require import whole
 from ..physics import PlanarArm
 from .likelihood import ForwardOrResidual, LikelihoodName
-from .registry import Animal, Quantity, Recipe, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, register
 
 LENGTHS = (0.5, 0.5, 1.0)
 SPREAD = (0.25, 0.5, 0.5, 0.5)

@@ -29,7 +29,8 @@ from torch import Tensor
 
 from ..physics import LinearProblem
 from .likelihood import ForwardOrResidual, LikelihoodName
-from .registry import Animal, Quantity, Recipe, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, register
 
 MODES = 6
 ELEMENTS = 64

@@ -33,7 +33,8 @@ from .datasets.simulated import Simulated
 from .grey_box import GreyBox, joined
 from .locomotion_guide import locomotion_guide
 from .pca import PCA, SEEN, LinearCode, LinearPlusNetwork
-from .registry import Animal, Quantity, Training, register, trained_by
+from .recipe import Quantity, Training, trained_by
+from .registry import Animal, register
 
 POINTS, JOINTS = 101, 3
 JOINT_NAMES = ("hip", "knee", "ankle")

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from .locomotion import DATA, STRIDE, UNKNOWNS, Locomotion
 from .locomotion_guide import locomotion_guide
 from .pca import PCA
-from .registry import Animal, Quantity, Training, register, trained_by
+from .recipe import Quantity, Training, trained_by
+from .registry import Animal, register
 
 ABLATION = ("both", "flow", "attention", "neither")
 Z_P = 2

@@ -29,7 +29,8 @@ from pyro.nn import PyroModule
 from torch import Tensor
 
 from ..physics import ODEProblem, observe
-from .registry import Animal, Quantity, Recipe, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, register
 
 RATES = {"alpha": -0.125, "beta": -3.0, "gamma": -0.125, "delta": -3.0}  # log of the prior median
 SPREAD, NOISE = 0.5, 0.1

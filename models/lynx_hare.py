@@ -31,7 +31,8 @@ from torch import Tensor
 
 from ..physics import ODEProblem, observe
 from ..physics.priors import TruncatedNormal
-from .registry import Animal, Quantity, Recipe, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, register
 
 SPECIES = ("hare", "lynx")
 YEARS = tuple(range(1900, 1921))

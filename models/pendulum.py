@@ -28,7 +28,8 @@ from ..physics.grey_box import Decoded, GreyBoxODE
 from .datasets.simulated import Simulated
 from .grey_box import GreyBox, Noise
 from .networks import mlp
-from .registry import Animal, Quantity, Training, register, trained_by
+from .recipe import Quantity, Training, trained_by
+from .registry import Animal, register
 
 STEPS, DT = 50, 0.05
 TIMES = tuple(round(DT * n, 2) for n in range(STEPS))

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ..physics import Elliptic1D, KarhunenLoeve
 from .likelihood import ForwardOrResidual, LikelihoodName, at_least_one
-from .registry import Animal, Quantity, Recipe, register
+from .recipe import Quantity, Recipe
+from .registry import Animal, register
 
 ELEMENTS = 64
 CORRELATION_LENGTH = 0.3

@@ -14,6 +14,7 @@ from ..core.require import function
 from .ode.equation import RightHandSide
 from .ode.failures import Named
 from .ode.problem import ADAPTIVE, ODEProblem
+from .ode.unknowns import widened
 from .problem import SolveError
 
 
@@ -75,7 +76,7 @@ class GreyBoxODE(ODEProblem):
         Raises:
             SolveError: a sample failed and ``on_failure`` is "raise".
         """
-        unknowns, batch = self._unknowns(z, None)
+        unknowns, batch = widened(self.event_dims, z, None)
         if self.method in ADAPTIVE:  # a failure is looked for among rows of the batch, which must stay two equations
             return ODEProblem.solve(self._twin(self._completed), unknowns), self.incomplete(unknowns)
         doubled = Named({name: value.expand(2, *value.shape) for name, value in unknowns.items()})

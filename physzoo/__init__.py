@@ -26,4 +26,6 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version(__name__)
+    if name not in __all__:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
     return _public(name)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import endings
-from .data_command import data
-from .folder import BadInput, is_folder
+from .command import endings
+from .command.data import data
+from .command.paths import is_folder
+from .folder import BadInput
 
 if TYPE_CHECKING:
     from .task import RunOptions
@@ -218,7 +219,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="The same; what A is held against.")],
 ) -> None:
     """Two posteriors against each other, in units of B's sd."""
-    from .draws_file import read_draws
+    from .command.draws_file import read_draws
     from .inference.compare import compare as hold
 
     left, right = read_draws(a, "A"), read_draws(b, "B")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from .command.paths import is_file, plain
 
 FORMAT = "physzoo-run-1"
 SETTINGS, REPORT, CHECKPOINT = "settings.json", "report.json", "checkpoint.pt"
@@ -264,22 +265,6 @@ def _half_written(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def is_file(path: Path) -> bool:
-    """Whether a path is that of a file that can be looked at; no pipe, no device, no name that cannot be one."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Whether a path is that of a folder."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
 def posterior_settings(path: Path) -> dict[str, Any]:
     """Return the settings that a posterior.nc says it is made with; empty where there is none or none is readable."""
     import h5py
@@ -290,16 +275,3 @@ def posterior_settings(path: Path) -> dict[str, Any]:
         return {key: value.item() if hasattr(value, "item") else value for key, value in held.items()}
     except (OSError, ValueError, RuntimeError, KeyError):
         return {}
-
-
-def plain(value: Any) -> Any:
-    """Return ``value`` in JSON's types: mappings, lists, numbers, strings; NaN and infinities as strings."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

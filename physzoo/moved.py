@@ -14,7 +14,7 @@ from typing import Any
 PACKAGE = __name__.split(".", 1)[0]
 _FIT = ("checkpoint", "guard", "loop", "options", "parameters", "resume", "source_checks", "stages")
 _FEM = (
-    *("assembly", "autograd", "compiled", "forms", "integrand", "lock", "logdet", "require", "selected", "sensors"),
+    *("assembly", "autograd", "compiled", "forms", "integrand", "lock", "logdet", "require", "sensors"),
     "tables",
 )
 MOVED: dict[str, tuple[str, ...]] = {
@@ -41,12 +41,16 @@ MOVED: dict[str, tuple[str, ...]] = {
     **{f"physics.fem_{name}": (f"physics.fem.{name}",) for name in _FEM},
     **{f"physics.{name}": (f"physics.ode.{name}",) for name in ("adaptive", "fixed_step", "hamiltonian", "tableaux")},
     **{f"physics.ode_{name}": (f"physics.ode.{name}",) for name in ("equation", "failures", "gradient")},
+    "physics.fem_selected": ("physics.selected_inverse",),
     "physics.linear_ode": ("physics.ode.linear",),
     "physics.elliptic1d": ("physics.elliptic.interval",),
     "physics.elliptic2d": ("physics.elliptic.rectangle",),
     "physics.galerkin": ("physics.elliptic.galerkin",),
     "physics.collocation": ("physics.elliptic.collocation",),
     "physics.surrogate_basis": ("physics.surrogate.basis",),
+    "data_command": ("command.data",),
+    "draws_file": ("command.draws_file",),
+    "endings": ("command.endings",),
     "figures": ("report.figures",),
     "figures_grey_box": ("report.figures_grey_box",),
     "figures_images": ("report.figures_images",),

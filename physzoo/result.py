@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from .inference.calibration.verdict import Calibration
 from .inference.compare import Comparison
 from .inference.evaluation.reconstruction import Evaluation
-from .inference.fit.loop import Fit
+from .inference.fit.options import Fit
 from .inference.references.result import Reference
 from .task import Task
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .clock import Clock, Say
 from .core.model_spec import Whitening
-from .endings import STEP
 from .folder import CHECKPOINT, FINISHED, POSTERIOR, REFERENCE, Folder
 from .inference.calibration.around_data import posterior_sbc
 from .inference.calibration.over_prior import calibrate
@@ -48,7 +47,6 @@ from .task import Budget, RunOptions, Task, animal_named, build_task, fewer, set
 if TYPE_CHECKING:
     from xarray import DataTree
 
-Say = Callable[[str], None]
 
 STARTS = {"mode": laplace, "modes": laplace_mixture}
 
@@ -295,24 +293,3 @@ def evaluate_on_test(task: Task) -> Evaluation:
     truths = {name: value for name, value in test.truths.items() if name in sites}
     periods = {name: value for name, value in training.periodic.items() if name in truths}
     return evaluate(task.model, task.guide, test.data, truths=truths, periods=periods, seed=task.options.seed)
-
-
-class Clock:
-    """Announces the steps of a run and keeps their times."""
-
-    def __init__(self, say: Say) -> None:
-        self.say = say
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[Say]:
-        """Time a step; the yielded function takes what is to be said about it."""
-        words: list[str] = []
-        started = time.perf_counter()
-        try:
-            yield words.append
-        except BaseException as error:
-            error.add_note(f"{STEP}'{step}'")
-            raise
-        self.seconds[step] = time.perf_counter() - started
-        self.say(f"{step:<10} {self.seconds[step]:6.1f} s   {' '.join(words)}")

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from .command.paths import is_file
 from .core.global_state import seeded
 from .core.model_spec import Whitening
 from .core.prototype import prototype
 from .core.require import flag, one_of, whole
 from .core.sites import observed_sites
-from .folder import CHECKPOINT, FINISHED, POSTERIOR, BadInput, Folder, is_file, posterior_settings
+from .folder import CHECKPOINT, FINISHED, POSTERIOR, BadInput, Folder, posterior_settings
 from .guides.amortize import amortize
 from .guides.amortized_guide import AmortizedGuide
 from .guides.cleansing import CleansingGuide, cleansing_guide
@@ -25,7 +26,8 @@ from .inference.density.latents import Latents
 from .inference.fit.checkpoint import CheckpointError, load
 from .inference.fit.options import check_device
 from .models.datasets.splits import Splits
-from .models.registry import OWN, Animal, Recipe, get
+from .models.recipe import OWN, Recipe
+from .models.registry import Animal, get
 from .report.labels import layout
 
 DATA_SEED = 0  # of generated training data: the same for every run, so that runs differ in their fit alone

@@ -39,7 +39,8 @@ from physzoo.inference.modes import laplace
 from physzoo.inference.objectives import ELBO, ForwardKL, Mixture, Reweighted
 from physzoo.inference.posterior import posterior
 from physzoo.inference.references import Reference, hmc, nuts, pcn, smc, summarise
-from physzoo.models.registry import Recipe, get, register
+from physzoo.models.recipe import Recipe
+from physzoo.models.registry import get, register
 from physzoo.physics import Elliptic1D, KarhunenLoeve, LinearProblem, ODEProblem, observe, virtual_observables
 
 DOUBLE = torch.float64

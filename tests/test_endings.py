@@ -22,7 +22,7 @@ import pytest
 from test_cli import contents, physzoo, refused
 
 import physzoo as package
-from physzoo import endings
+from physzoo.command import endings
 from physzoo.folder import CHECKPOINT, FORMAT, POSTERIOR, REPORT, SETTINGS, BadInput, Folder
 from physzoo.inference.fit import CheckpointError
 from physzoo.inference.fit.checkpoint import load

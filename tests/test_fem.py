@@ -19,8 +19,8 @@ except ImportError as error:
 from fem_examples import advection, random_unknowns, reaction_diffusion, stokes
 from torch.autograd import gradcheck
 
-from physzoo.physics.fem.selected import SelectedInverse
 from physzoo.physics.problem import SolveError
+from physzoo.physics.selected_inverse import SelectedInverse
 
 BUILDERS = {
     "linear": reaction_diffusion,

@@ -15,6 +15,7 @@ from fem_examples import advection, random_unknowns, reaction_diffusion, stokes
 
 from physzoo.physics.fem import FEMProblem
 from physzoo.physics.fem import tables as fem_tables
+from physzoo.physics.fem.arguments import back, flat
 from physzoo.physics.fem.problem import require_dolfinx
 from physzoo.physics.problem import Unknowns
 from physzoo.physics.sparse import SparseMatrix, products, sum_of_products
@@ -91,8 +92,8 @@ def assembled(problem: FEMProblem, u: Tensor, z: Unknowns) -> Tensor:
     """What dolfinx assembles, sample by sample."""
     from physzoo.physics.fem.autograd import Residual
 
-    tensors, shape, like = problem._flat(z, u)
-    return problem._back(Residual.apply(problem._system, *tensors), shape, like)  # type: ignore[arg-type]
+    tensors, shape, like = flat(problem, z, u)
+    return back(Residual.apply(problem._system, *tensors), shape, like)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", CASES)

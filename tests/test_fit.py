@@ -125,7 +125,7 @@ def test_nothing_global_changes():
 
 
 def test_minibatches_see_every_data_set_once_an_epoch_and_depend_on_the_step_alone():
-    from physzoo.inference.fit.sources import Batches
+    from physzoo.inference.fit.batches import Batches
 
     model = Linear()
     ys = torch.arange(12, dtype=torch.float64).unsqueeze(-1).expand(12, 3)
@@ -138,7 +138,7 @@ def test_minibatches_see_every_data_set_once_an_epoch_and_depend_on_the_step_alo
 
 def test_minibatch_gradients_are_unbiased():
     """The mean over the minibatches of an epoch is the full-batch loss."""
-    from physzoo.inference.fit.sources import Batches
+    from physzoo.inference.fit.batches import Batches
 
     model = Linear()
     guide = amortize(model, "mlp", "full", example={"y": Y})
@@ -178,7 +178,7 @@ def test_early_stopping_returns_the_best_state():
     assert result.steps < 5000
     best = min(loss for _, loss in result.held_out)
     from physzoo.core.global_state import seeded
-    from physzoo.inference.fit.sources import Batches
+    from physzoo.inference.fit.batches import Batches
 
     with seeded(options.seed + 2), torch.no_grad():
         assert ELBO(64)(model, guide, Batches(model, {"y": Y}, 1).at(0)).item() == best

@@ -11,18 +11,8 @@ from physzoo.guides.cleansing import cleansing_guide
 from physzoo.models.contract import check_model
 from physzoo.models.datasets import galaxy as data
 from physzoo.models.datasets.splits import Split
-from physzoo.models.galaxy import (
-    DATA,
-    PERIOD,
-    TRAINING,
-    Degeneracy,
-    Galaxy,
-    angle,
-    direction,
-    eightfold,
-    training_splits,
-    turned_split,
-)
+from physzoo.models.galaxy import TRAINING, Degeneracy, Galaxy, angle, direction
+from physzoo.models.galaxy_data import DATA, PERIOD, eightfold, training_splits, turned_split
 from physzoo.models.image_networks import ImageCleansing, ImageEncoder, MapEncoder, MapMixture, UNet
 from physzoo.models.image_priors import CellMixture, CellPrior, Ring
 

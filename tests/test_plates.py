@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from physzoo.inference.calibration import calibrate
 from physzoo.inference.calibration.blocks import guide_log_prob as scored_in_checks
 from physzoo.inference.fit import Simulator
-from physzoo.inference.fit.sources import Batches
+from physzoo.inference.fit.batches import Batches
 from physzoo.inference.objectives import Batch, DrawsKL, ForwardKL, Reweighted, guide_log_prob
 
 MODEL = Plated()

@@ -17,10 +17,10 @@ from physzoo.guides.state import ResidualGuide
 from physzoo.inference.density import RejectedError, RejectedWarning
 from physzoo.inference.density.shares import Loss, Share, accepted_pairs
 from physzoo.inference.fit import DataSets, Simulator, fit, simulated_once
+from physzoo.inference.fit.batches import Batches
 from physzoo.inference.fit.checkpoint import load
 from physzoo.inference.fit.driver import FitOptions
 from physzoo.inference.fit.guard import NonFiniteError
-from physzoo.inference.fit.sources import Batches
 from physzoo.inference.objectives import (
     ELBO,
     MMD,

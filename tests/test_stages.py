@@ -13,12 +13,13 @@ from physzoo.folder import CHECKPOINT, FINISHED, BadInput
 from physzoo.guides.cleansing import cleansing_guide
 from physzoo.inference.evaluation.reconstruction import robust_noise
 from physzoo.inference.fit import CheckpointError, FitOptions, Simulator, physics_first
+from physzoo.inference.fit.batches import Batches
 from physzoo.inference.fit.checkpoint import load
-from physzoo.inference.fit.sources import Batches
 from physzoo.inference.fit.stages import codes_of, settle_noise
 from physzoo.models import registry
-from physzoo.models.galaxy import DATA, TRAINING, Galaxy
-from physzoo.models.registry import Recipe
+from physzoo.models.galaxy import TRAINING, Galaxy
+from physzoo.models.galaxy_data import DATA
+from physzoo.models.recipe import Recipe
 from physzoo.run import fit_only
 from physzoo.task import RunOptions, restore
 

@@ -1,8 +1,8 @@
 from .checkpoint import CheckpointError as CheckpointError
 from .driver import fit as fit
-from .loop import CheckpointWarning as CheckpointWarning
-from .loop import DivergedWarning as DivergedWarning
-from .loop import Fit as Fit
+from .options import CheckpointWarning as CheckpointWarning
+from .options import DivergedWarning as DivergedWarning
+from .options import Fit as Fit
 from .options import FitOptions as FitOptions
 from .sources import DataSets as DataSets
 from .sources import Simulator as Simulator

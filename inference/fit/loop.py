@@ -6,75 +6,40 @@ import math
 import time
 import warnings
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from numbers import Real
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pyro
-import pyro.infer
 import torch
-from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from ...core.global_state import seeded, unchecked
-from ...core.model_spec import fixed_supports
-from ...core.prototype import prototype, traced
-from ...core.require import shown
-from ...core.sites import check_declared
-from ..density.densities import check_guide
-from ..density.gradient_check import check_gradients
 from ..density.rejected import RejectedError
 from ..density.shares import Share, Watch
-from ..objectives.standard import ELBO, Batch, Objective
+from ..objectives.standard import Batch, Objective
 from ..objectives.stock import Stock
-from ..warn import warn
+from .batches import Batches
 from .checkpoint import CheckpointError, load, save
 from .guard import NOTHING_FOUND, NonFiniteError, diagnose, sound
-from .options import FitOptions
+from .options import CheckpointWarning, DivergedWarning, Fit, FitOptions
 from .parameters import Parameters
 from .resume import check, generators, goes_on, more_patience, put_back, settings
-from .sources import Batches, DataSets, Source
+from .sources import DataSets, Source
 from .support import (
     build_optimizer,
     clip,
     direct,
-    first_line,
+    first_run,
+    loss_of,
     moved,
+    number_of,
+    of_model,
     optimizer_step,
     progress_bar,
     rates,
-    refuse_replaced_subsamples,
-    refuse_taken_names,
     set_rates,
+    warn_of_untrained,
 )
-
-
-class CheckpointWarning(UserWarning):
-    """A checkpoint could not be written; the fit goes on and the previous checkpoint is kept."""
-
-
-class DivergedWarning(UserWarning):
-    """A fit ended far above where it began."""
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a fit leaves behind; model and guide are changed in place.
-
-    Attributes:
-        losses: loss of every step (nan where a step was skipped).
-        held_out: (step, loss) pairs of the evaluations.
-        steps: steps done, those of a resumed checkpoint included.
-        seconds: wall time of this call.
-        stopped: why it ended: "done" or "early".
-    """
-
-    losses: list[float]
-    held_out: list[tuple[int, float]] = field(default_factory=list)
-    steps: int = 0
-    seconds: float = 0.0
-    stopped: Literal["done", "early"] = "done"
 
 
 class Loop:
@@ -96,7 +61,7 @@ class Loop:
             held_out = options.held_out
             whole = replace(held_out, batch_size=None) if isinstance(held_out, DataSets) else held_out
             self.held_out = Batches(model, whole, options.seed + 1, options.device, self.enumerated).at(0)
-        self._first_run(self.batches.example)
+        first_run(model, guide, objective, self.batches, self.enumerated)
         parameters.freeze()
         self.parameters = parameters.all()
         if not self.parameters:
@@ -115,24 +80,6 @@ class Loop:
         self.share, self.rejecting, self.resumed_at = Share(), False, -1
         example = self.batches.example
         self.run_model, self.run_guide = direct(model, example), direct(guide, example)
-
-    def _first_run(self, example: Any) -> None:
-        """Run both once without plates and with checks on: lazy guides set themselves up, and mistakes show."""
-        refuse_replaced_subsamples(self.model, self.guide, example)
-        if isinstance(self.guide, AutoGuide) and not self.enumerated:
-            runs = (prototype(self.model, example, seed, subsampled=True) for seed in (0, 1))
-            names = fixed_supports(*runs)  # an autoguide keeps those of its first run
-            refuse_taken_names(self.guide, names)
-        if isinstance(self.objective, ELBO | Stock) and not self.enumerated:
-            check_gradients(self.model, example)
-        with torch.no_grad(), pyro.validation_enabled(True):
-            trace = traced(self.guide, example, "guide")
-        check_declared(trace, "guide")
-        check_guide(trace, self.batches.latents, points=True)
-        if isinstance(self.objective, Stock):
-            self.objective.check(trace)
-        with torch.no_grad(), seeded(0), unchecked():
-            traced(self.model, example)
 
     def run(self) -> Fit:
         started, options = time.perf_counter(), self.options
@@ -168,38 +115,16 @@ class Loop:
         if options.checkpoint is not None and self.step != self.resumed_at:
             self._checkpoint(self._state())
         if self.step != self.resumed_at:
-            self._warn_of_untrained()
+            trained = {**of_model(self.modules), **self.store.of_functions()}
+            warn_of_untrained(self.objective, trained, self.parameters)
         if self.best is not None:
             self.store.load(self.best[1])
         elif not sound(self.losses):
             text = f"fit: the loss rose to {self.losses[-1]:.4g}, far above where it began; lower learning_rate"
             warnings.warn(text, DivergedWarning, stacklevel=5)
 
-    def _warn_of_untrained(self) -> None:
-        """Name the model's parameters that the last step gave no gradient: an objective of the guide alone leaves them as they are."""
-        of_model = self.modules["model"].named_parameters() if "model" in self.modules else ()
-        trained = {**dict(of_model), **self.store.of_functions()}
-        idle = [name for name, value in trained.items() if value.requires_grad and value.grad is None]
-        if idle and any(value.grad is not None for value in self.parameters):
-            warn(
-                f"objective: got {type(self.objective).__name__}, from which no gradient reaches {', '.join(map(repr, idle))[:120]} of the "
-                "model, expected one that trains them: ELBO does; freeze by requires_grad_(False) what is meant to keep its value"
-            )
-
     def _loss(self, batch: Batch) -> Tensor:
-        try:
-            loss = self.objective(self.run_model, self.run_guide, batch)
-            if not isinstance(loss, Tensor | Real):
-                raise TypeError(f"objective: got {shown(loss)} as the loss, expected a number")
-            return loss
-        except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
-            told = "expected" in str(error) or type(error).__module__ not in ("builtins", "torch", "torch._C")
-            if told or self.losses:
-                raise
-            name = type(self.objective).__name__
-            raise ValueError(
-                f"objective: got {name}, which fails on this model and guide ({first_line(error)}), expected one that fits them"
-            ) from error
+        return loss_of(self.objective, self.run_model, self.run_guide, batch, first=not self.losses)
 
     def _one_step(self) -> None:
         options = self.options
@@ -215,7 +140,7 @@ class Loop:
                 excused, loss = True, None
         if loss is not None:
             self._adopt()
-            value = self._number(loss)
+            value = number_of(loss)
             finite = math.isfinite(value)
         if loss is not None and finite:
             loss.backward()
@@ -231,15 +156,6 @@ class Loop:
         self.rejecting = self.rejecting or bool(watch.gone)
         self.share.count(max(simulated, drawn, key=lambda lost: lost.share), used=finite)
         self.share.check()
-
-    def _number(self, loss: Any) -> float:
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
-            raise TypeError(f"objective: got {shown(loss)} as the loss, expected a real scalar tensor")
-        if not loss.requires_grad:
-            raise ValueError(
-                "objective: got a loss that no parameter changes, expected one that depends on the guide's or model's"
-            )
-        return loss.item()
 
     def _adopt(self) -> None:
         """Train parameters that functions have asked for since the first run."""

@@ -152,3 +152,30 @@ class FitOptions:
                 )
             return ramp * float(factor)
         return ramp * (1.0 if self.schedule == "constant" else 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint could not be written; the fit goes on and the previous checkpoint is kept."""
+
+
+class DivergedWarning(UserWarning):
+    """A fit ended far above where it began."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit leaves behind; model and guide are changed in place.
+
+    Attributes:
+        losses: loss of every step (nan where a step was skipped).
+        held_out: (step, loss) pairs of the evaluations.
+        steps: steps done, those of a resumed checkpoint included.
+        seconds: wall time of this call.
+        stopped: why it ended: "done" or "early".
+    """
+
+    losses: list[float]
+    held_out: list[tuple[int, float]] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    stopped: Literal["done", "early"] = "done"

@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
@@ -17,10 +19,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ...core.global_state import seeded, unchecked
-from ...core.prototype import traced
+from ...core.model_spec import fixed_supports
+from ...core.prototype import prototype, traced
 from ...core.require import shown
+from ...core.sites import check_declared
 from ...core.traces import nodes, trace_of
-from ..objectives.standard import Batch
+from ..density.densities import check_guide
+from ..density.gradient_check import check_gradients
+from ..objectives.standard import ELBO, Batch, Objective
+from ..objectives.stock import Stock
+from ..warn import warn
+from .batches import Batches
 
 
 def build_optimizer(
@@ -203,3 +212,84 @@ def progress_bar(steps: int, start: int, show: bool) -> Iterator[Callable[[int, 
                 recent.clear()
 
         yield advance
+
+
+def first_run(
+    model: Callable[..., Any], guide: Callable[..., Any], objective: Objective, batches: Batches, enumerated: bool
+) -> None:
+    """Run both once without plates and with checks on: lazy guides set themselves up, and mistakes show.
+
+    Raises:
+        ValueError, TypeError: model and guide do not fit each other or the data.
+    """
+    example = batches.example
+    refuse_replaced_subsamples(model, guide, example)
+    if isinstance(guide, AutoGuide) and not enumerated:
+        runs = (prototype(model, example, seed, subsampled=True) for seed in (0, 1))
+        names = fixed_supports(*runs)  # an autoguide keeps those of its first run
+        refuse_taken_names(guide, names)
+    if isinstance(objective, ELBO | Stock) and not enumerated:
+        check_gradients(model, example)
+    with torch.no_grad(), pyro.validation_enabled(True):
+        trace = traced(guide, example, "guide")
+    check_declared(trace, "guide")
+    check_guide(trace, batches.latents, points=True)
+    if isinstance(objective, Stock):
+        objective.check(trace)
+    with torch.no_grad(), seeded(0), unchecked():
+        traced(model, example)
+
+
+def loss_of(
+    objective: Objective, model: Callable[..., Any], guide: Callable[..., Any], batch: Batch, first: bool
+) -> Tensor:
+    """Return the loss of a batch; on the ``first`` step, tell of an objective that does not fit model and guide.
+
+    Raises:
+        TypeError: the objective returns no number.
+        ValueError: it fails on the first step.
+    """
+    try:
+        loss = objective(model, guide, batch)
+        if not isinstance(loss, Tensor | Real):
+            raise TypeError(f"objective: got {shown(loss)} as the loss, expected a number")
+        return loss
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError) as error:
+        told = "expected" in str(error) or type(error).__module__ not in ("builtins", "torch", "torch._C")
+        if told or not first:
+            raise
+        name = type(objective).__name__
+        raise ValueError(
+            f"objective: got {name}, which fails on this model and guide ({first_line(error)}), expected one that fits them"
+        ) from error
+
+
+def number_of(loss: Any) -> float:
+    """Return the value of a loss that can be minimised.
+
+    Raises:
+        TypeError: it is no real scalar tensor.
+        ValueError: no parameter changes it.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.is_floating_point():
+        raise TypeError(f"objective: got {shown(loss)} as the loss, expected a real scalar tensor")
+    if not loss.requires_grad:
+        raise ValueError(
+            "objective: got a loss that no parameter changes, expected one that depends on the guide's or model's"
+        )
+    return loss.item()
+
+
+def of_model(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return the parameters of the model, where it is a module, by name."""
+    return dict(modules["model"].named_parameters()) if "model" in modules else {}
+
+
+def warn_of_untrained(objective: Objective, trained: Mapping[str, Tensor], parameters: list[Tensor]) -> None:
+    """Name the parameters that the last step gave no gradient: an objective of the guide alone leaves the model's as they are."""
+    idle = [name for name, value in trained.items() if value.requires_grad and value.grad is None]
+    if idle and any(value.grad is not None for value in parameters):
+        warn(
+            f"objective: got {type(objective).__name__}, from which no gradient reaches {', '.join(map(repr, idle))[:120]} of the "
+            "model, expected one that trains them: ELBO does; freeze by requires_grad_(False) what is meant to keep its value"
+        )

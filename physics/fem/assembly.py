@@ -19,10 +19,10 @@ from dolfinx import fem, la
 from petsc4py import PETSc
 
 from ..problem import SolveError
+from ..selected_inverse import transposed_entries
 from . import forms as fem_forms
 from .compiled import Factor, Gradient, compile_form
 from .logdet import LogDet
-from .selected import transposed_entries
 
 NATIVE_LIMIT = 5000  # PETSc's own LU is the cheapest below (0.25 ms at 1,089 dofs, MUMPS 0.42), MUMPS above (11 and 21)
 LINEAR_TOLERANCE = 1e-8

@@ -12,9 +12,9 @@ import numpy as np
 import scipy.sparse as sparse
 from dolfinx import fem
 
+from ..selected_inverse import SelectedInverse
 from . import forms as fem_forms
 from .compiled import Gradient, local_dofs
-from .selected import SelectedInverse
 
 
 class Assembled(Protocol):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...core.require import floats, function, one_of, real, shown, whole
 from ..problem import Problem, Unknowns
+from .arguments import back, flat
 from .require import require_dolfinx
 
 __all__ = ["FEMProblem", "NewtonOptions", "require_dolfinx"]
@@ -55,7 +56,7 @@ class FEMProblem(Problem):
         residual   r_i(u, z) = F(u, z; phi_i),
         solve      r(u, z) = 0 by one linear solve or Newton's method; u0 is what ``u`` holds at construction,
         gradient   J^T lambda = g,  dz = -(dF/dz)^T lambda  with the factorisation of J = dr/du that solve
-        left, logdet     log|det J|, derivatives from J^-1 on the sparsity pattern (``fem_selected``).
+        left, logdet     log|det J|, derivatives from J^-1 on the sparsity pattern (``selected_inverse``).
 
     z maps names to tensors: a field (``fem.Function``) has shape (..., dofs), a scalar constant (...), a
     vector constant (..., components). A single tensor serves where there is one parameter. Leading dimensions
@@ -155,10 +156,10 @@ class FEMProblem(Problem):
         _no_forward_mode()
         if residual is not None:
             floats("residual", residual, self.free_dofs.numel())
-        tensors, shape, like = self._flat(z, residual)
+        tensors, shape, like = flat(self, z, residual)
         target = (None,) if residual is None else ()
         out = Solve.apply(self._system, shape, self.on_failure == "reject", *target, *tensors)
-        return self._back(out, shape, like)
+        return back(out, shape, like)
 
     def residual(self, u: Tensor, z: Unknowns) -> Tensor:
         """Return r_i(u, z) = F(u, z; phi_i), shape (..., free dofs); no solve. u holds the free dofs.
@@ -167,14 +168,14 @@ class FEMProblem(Problem):
         needed, if the form has dx measures and nodal elements; else dolfinx assembles sample by sample, in float64.
         """
         floats("u", u, self.free_dofs.numel())
-        tensors, shape, like = self._flat(z, u, as_they_are=self.tabulated)
+        tensors, shape, like = flat(self, z, u, as_they_are=self.tabulated)
         if self._tables is not None:
             state, *values = tensors
-            return self._back(self._tables(state, dict(zip(self.parameter_shapes, values, strict=True))), shape, like)
+            return back(self._tables(state, dict(zip(self.parameter_shapes, values, strict=True))), shape, like)
         from .autograd import Residual
 
         _no_forward_mode()
-        return self._back(Residual.apply(self._system, *tensors), shape, like)
+        return back(Residual.apply(self._system, *tensors), shape, like)
 
     @property
     def tabulated(self) -> bool:
@@ -198,8 +199,8 @@ class FEMProblem(Problem):
 
         _no_forward_mode()
         floats("u", u, self.free_dofs.numel())
-        tensors, shape, like = self._flat(z, u)
-        return self._back(LogDeterminant.apply(self._system, *tensors), shape, like)
+        tensors, shape, like = flat(self, z, u)
+        return back(LogDeterminant.apply(self._system, *tensors), shape, like)
 
     def observe(self, u: Tensor) -> Tensor:
         """Return the state at the sensors, shape (..., sensors); point by point for vectors."""
@@ -257,8 +258,8 @@ class FEMProblem(Problem):
 
         Costs one solve and one more substitution: what Gauss-Newton and adjoint tests need.
         """
-        values, shape, like = self._flat(z)
-        steps, shape_of_step, _ = self._flat(direction)
+        values, shape, like = flat(self, z)
+        steps, shape_of_step, _ = flat(self, direction)
         if shape or shape_of_step:
             raise ValueError(f"z, direction: got leading shapes {shape}, {shape_of_step}, expected one sample")
         u, du = self._system.tangent([v[0].detach().numpy() for v in values], [v[0].detach().numpy() for v in steps])
@@ -268,63 +269,6 @@ class FEMProblem(Problem):
     def linear(self) -> bool:
         """Whether the residual is affine in the state."""
         return self._system.linear
-
-    def _named(self, z: Unknowns) -> Mapping[str, Tensor]:
-        if isinstance(z, Tensor):
-            if len(self.parameter_shapes) != 1:
-                raise TypeError(f"z: got one tensor, expected a mapping with {', '.join(self.parameter_shapes)}")
-            return {next(iter(self.parameter_shapes)): z}
-        if not isinstance(z, Mapping):
-            raise TypeError(f"z: got {shown(z)}, expected a mapping with {', '.join(self.parameter_shapes)}")
-        if set(z) != set(self.parameter_shapes):
-            raise ValueError(
-                f"z: got the names {', '.join(sorted(map(str, z)))}, expected {', '.join(sorted(self.parameter_shapes))}"
-            )
-        return z
-
-    def _flat(
-        self, z: Unknowns, state: Tensor | None = None, as_they_are: bool = False
-    ) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
-        """Return ([state,] *z) as (samples, ...), the leading shape and an empty tensor like them.
-
-        They are float64 on the CPU, or of the dtype that they have in common and where they are.
-        """
-        entries = [] if state is None else [("state", state, (self.free_dofs.numel(),))]
-        named = self._named(z)
-        entries += [(name, named[name], event) for name, event in self.parameter_shapes.items()]
-        leading: dict[str, torch.Size] = {}
-        for name, tensor, event in entries:
-            floats(name, tensor)
-            split = max(tensor.dim() - len(event), 0)
-            if tensor.shape[split:] != event:
-                expected = ", ".join(["...", *map(str, event)])
-                raise ValueError(f"{name}: got shape {tuple(tensor.shape)}, expected ({expected})")
-            leading[name] = tensor.shape[:split]
-        shape = self._common(leading)
-        flat, dtype = [], entries[0][1].dtype
-        for name, tensor, event in entries:
-            if leading[name] != shape:
-                tensor = tensor.expand(shape + event)
-            flat.append(tensor.reshape(-1, *event))
-            dtype = torch.promote_types(dtype, tensor.dtype)
-        like = torch.empty(0, dtype=dtype, device=entries[0][1].device)
-        wanted = like if as_they_are else torch.empty(0, dtype=torch.float64)
-        return [tensor.to(wanted) for tensor in flat], shape, like
-
-    @staticmethod
-    def _common(leading: Mapping[str, torch.Size]) -> tuple[int, ...]:
-        sizes = set(leading.values())
-        if len(sizes) == 1:
-            return tuple(sizes.pop())
-        try:
-            return tuple(torch.broadcast_shapes(*sizes))
-        except RuntimeError as error:
-            got = ", ".join(f"{name} {tuple(size)}" for name, size in leading.items())
-            raise ValueError(f"leading shapes: got {got}, expected shapes that broadcast") from error
-
-    @staticmethod
-    def _back(out: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return out.reshape(shape + tuple(out.shape[1:])).to(like)
 
     def __deepcopy__(self, memo: dict) -> FEMProblem:
         return self

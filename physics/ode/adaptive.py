@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .failures import StepFailure
 from .fixed_step import Velocity, combined, moved, within
 from .tableaux import PAIRS, Pair
 
@@ -25,10 +26,6 @@ SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 FLOOR = 1e-2  # of the relative tolerance: what counts of the largest magnitude that a component has had so far
 SHORTEST = 1e-15  # of the interval
 PATIENCE = 8  # rejections in a row after which the rounding of f is looked at
-
-
-class StepFailure(ArithmeticError):
-    """No step keeps the tolerance; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from ...core.require import shown
+from ..problem import SolveError
+
+Run = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+
+
+class StepFailure(ArithmeticError):
+    """No step keeps the tolerance; the message says why."""
 
 
 class Named(dict[str, Tensor]):
@@ -56,3 +64,61 @@ def brief(value: Tensor) -> str:
     if value.numel() > 8:
         return f"from {float(value.min()):.6g} to {float(value.max()):.6g}"
     return f"{float(value):.6g}" if value.dim() == 0 else str([float(f"{float(v):.6g}") for v in value.reshape(-1)])
+
+
+def guarded(
+    run: Run,
+    start: Tensor,
+    z: Mapping[str, Tensor],
+    batch: torch.Size,
+    flatten: Callable[[Tensor, str, torch.Size], Tensor],
+    method: str,
+    on_failure: str,
+    count: int,
+    apart: bool = False,
+) -> Tensor:
+    """What ``run`` gives for starts and unknowns, shape (*batch, count, k), with failures raised or rejected.
+
+    ``apart`` tells that the last but one dimension counts intervals, each with a start of its own.
+    """
+
+    def attempt(u: Tensor, z: Mapping[str, Tensor]) -> tuple[Tensor | None, str]:
+        try:
+            return run(u, z), "non-finite state"
+        except StepFailure as error:
+            return None, str(error)
+
+    if not start.numel():
+        return start.new_empty((*batch, count, start.shape[-1]))
+    path, reason = attempt(start, z)
+    if path is not None and bool(torch.isfinite(path).all()):
+        return path
+    flat_start = start.reshape(-1, *start.shape[len(batch) :])
+    flat_z = {name: flatten(value, name, batch) for name, value in z.items()}
+
+    def attempt_rows(rows: Tensor) -> tuple[Tensor | None, str]:
+        return attempt(flat_start[rows], Named({name: value[rows] for name, value in flat_z.items()}))
+
+    everything = torch.arange(len(flat_start), device=start.device)
+    if path is None:
+        with torch.no_grad():
+            failed = offenders(attempt_rows, everything)
+    else:
+        failed = ~torch.isfinite(path).flatten(-2).all(-1).reshape(-1)
+    if on_failure == "reject":
+        good, states = everything[~failed], start.shape[-1]
+        # The survivors alone: a failed sample's infinities would turn shared gradients into NaN.
+        survivors, reason = attempt_rows(good) if len(good) else (start.new_empty((0, count, states)), reason)
+        if survivors is not None:
+            result = survivors.new_full((len(everything), count, states), math.nan)
+            return result.index_copy(0, good, survivors).reshape(*batch, count, states)
+    first = int(failed.nonzero()[0]) if bool(failed.any()) else 0
+    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), batch)) if batch else ()
+    if apart and path is not None:
+        lost = ~torch.isfinite(path).all(-1).reshape(-1, count)[first]
+        reason += f" in {int(lost.sum())} of its {count} intervals"
+    values = ", ".join(f"{name}={brief(value[first])}" for name, value in flat_z.items())
+    raise SolveError(
+        f"{method} failed for {int(failed.sum())} of {len(everything)} samples ({reason}), first at "
+        f"sample {index}: {values}; on_failure='reject' gives such draws no weight"
+    )

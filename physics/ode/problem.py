@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ...core.require import dtype_of_floats, floats, function, increasing_times, one_of, real, shown, whole
-from ..problem import Problem, SolveError, Unknowns
+from ..problem import Problem, Unknowns
 from . import adaptive, fixed_step
 from .adaptive import Tolerance
 from .equation import Known, RightHandSide, check_samples, over_intervals, transformed, velocity
-from .failures import Named, StepSizeWarning, brief, halved_steps, offenders
+from .failures import Run, guarded
 from .fixed_step import TABLEAUX, Compiled
 from .gradient import Recursion, jacobian
+from .step_check import check_steps
 from .tableaux import PAIRS
+from .unknowns import flattened, widened
 
 FIXED_STEP = tuple(TABLEAUX)
 ADAPTIVE = tuple(PAIRS)
-DOUBLED = 8  # samples that are solved again with steps half as long
-TOO_FAR = 0.1  # off, relative to the largest magnitude that a component has had so far
-TOO_LARGE = 2.0  # times the largest magnitude: steps too long for the equation to stay bounded
-
-Run = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
 class ODEProblem(Problem):
@@ -145,7 +141,7 @@ class ODEProblem(Problem):
         """
         if residual is not None:
             floats("residual", residual, len(self.times), None)
-        unknowns, batch = self._unknowns(z, residual)
+        unknowns, batch = widened(self.event_dims, z, residual)
         if residual is None:
             return self._checked(self._trajectory, unknowns, batch)
         states, before = [], unknowns["initial_state"]
@@ -201,30 +197,12 @@ class ODEProblem(Problem):
             if uses == 1:
                 self._check_samples(unknowns, path[..., -1, :].detach())
             if self.method in FIXED_STEP:
-                self._check_steps(unknowns, path.detach(), batch)
+                how = self.method, self.substeps, self._given
+                check_steps(self.rhs, self.event_dims, unknowns, path.detach(), batch, self._knots(path), how)
         return path
 
     def _check_samples(self, unknowns: Mapping[str, Tensor], u: Tensor) -> None:
         check_samples(self.rhs, self._intervals(u)[0][-1], u.detach(), unknowns, self.event_dims)
-
-    def _check_steps(self, unknowns: Mapping[str, Tensor], path: Tensor, batch: torch.Size) -> None:
-        """Warn where steps half as long give another trajectory, in the median of some samples."""
-        rows = torch.linspace(0, max(batch.numel() - 1, 0), min(batch.numel(), DOUBLED), device=path.device).long()
-        part = Named({name: self._flatten(value, name, batch)[rows] for name, value in unknowns.items()})
-        knots, substeps = self._knots(path), 2 * self.substeps
-        try:
-            fine = fixed_step.integrate(velocity(self.rhs, part), part["initial_state"], knots, self.method, substeps)
-        except (RuntimeError, IndexError, ValueError):  # an equation for batches of other shapes alone
-            return
-        fine = fine.movedim(0, -2)[..., -len(self.times) :, :]
-        off, growth = halved_steps(path.reshape(-1, *path.shape[-2:])[rows], fine)
-        if growth > TOO_LARGE or (off > TOO_FAR and not self._given):
-            warnings.warn(
-                f"ODEProblem: {self.method} with substeps={self.substeps} is off by at least {off:.0%} of the state (steps half "
-                "as long show it), expected less: give more substeps=, or method='dopri5'",
-                StepSizeWarning,
-                stacklevel=4,
-            )
 
     def observe(self, u: Tensor) -> Tensor:
         """Return what is seen of the trajectory: ``observation(u)``, by default u itself."""
@@ -238,7 +216,7 @@ class ODEProblem(Problem):
         Raises:
             SolveError: a sample failed and ``on_failure`` is "raise".
         """
-        unknowns, batch = self._unknowns(z, floats("u", u, len(self.times), None))
+        unknowns, batch = widened(self.event_dims, z, floats("u", u, len(self.times), None))
         u = u.expand((*batch, *u.shape[-2:]))
         if not transformed() and not self._known.note(self.rhs, ("residual", u.shape), True):
             self._check_samples(unknowns, u[..., -1, :])
@@ -257,7 +235,7 @@ class ODEProblem(Problem):
         r_n depends on u_n with derivative I and else on u_{n-1} alone: dr/du is block lower triangular with a
         unit diagonal, whatever the equation. Virtual observables of an ODE's defects need no correction.
         """
-        _, batch = self._unknowns(z, floats("u", u, len(self.times), None))
+        _, batch = widened(self.event_dims, z, floats("u", u, len(self.times), None))
         return u.new_zeros(batch)
 
     def _check_times(self, dtype: torch.dtype) -> None:
@@ -284,32 +262,6 @@ class ODEProblem(Problem):
         knots = torch.cat([knots[:1], knots]) if self._starts_at_times else knots
         return knots[:-1], knots[1:]
 
-    def _unknowns(self, z: Unknowns, path: Tensor | None) -> tuple[dict[str, Tensor], torch.Size]:
-        """Every unknown expanded to the batch shape common with ``path`` (..., T, k), and that shape."""
-        if not isinstance(z, Mapping) or "initial_state" not in z:
-            got = list(z) if isinstance(z, Mapping) else type(z).__name__
-            raise ValueError(f"z: got {got}, expected a mapping of named unknowns with 'initial_state'")
-        dims = self.event_dims
-        leads = {name: floats(f"z[{name!r}]", z[name]).dim() - dims.get(name, 0) for name in z}
-        short = [name for name, lead in leads.items() if lead < 0]
-        if short:
-            raise ValueError(
-                f"z[{short[0]!r}] got shape {tuple(z[short[0]].shape)}, expected (..., "
-                f"{self.event_dims[short[0]]} dimensions of its own)"
-            )
-        states = z["initial_state"].shape[-1]
-        if not states or (path is not None and path.shape[-1] != states):
-            got = tuple(z["initial_state"].shape)
-            wanted = "at least one state" if path is None else f"the {path.shape[-1]} states of the trajectory"
-            raise ValueError(f"z['initial_state'] got shape {got}, expected {wanted}")
-        shapes = {name: tuple(z[name].shape[:lead]) for name, lead in leads.items()}
-        try:
-            batch = torch.broadcast_shapes(() if path is None else path.shape[:-2], *shapes.values())
-        except RuntimeError:
-            raise ValueError(f"z: got batch shapes {shown(shapes)}, expected shapes that broadcast") from None
-        widened = {name: z[name].expand((*batch, *z[name].shape[lead:])) for name, lead in leads.items()}
-        return Named(widened), batch
-
     def _step(self, start: Tensor, z: Mapping[str, Tensor], begin: Tensor, end: Tensor) -> Tensor:
         """Phi of intervals that are taken together, (..., N, k) for starts (..., N, k); begin and end: (N,)."""
 
@@ -319,7 +271,7 @@ class ODEProblem(Problem):
                 return fixed_step.across(slope, u, begin, end, self.method, self.substeps)
             return adaptive.across(slope, u, begin, end, self.method, self.tolerance)
 
-        return self._guarded(run, start, z, start.shape[:-2], start.shape[-2], apart=True)
+        return self._guard(run, start, z, start.shape[:-2], start.shape[-2], apart=True)
 
     def _flow(self, start: Tensor, z: Mapping[str, Tensor], knots: Tensor) -> Tensor:
         """The path at the knots, shape (..., knots, k)."""
@@ -335,57 +287,12 @@ class ODEProblem(Problem):
                 path = fixed_step.integrate(velocity(self.rhs, z), u, knots, self.method, self.substeps)
             return path.movedim(0, -2)
 
-        return self._guarded(run, start, z, start.shape[:-1], len(knots))
+        return self._guard(run, start, z, start.shape[:-1], len(knots))
 
-    def _guarded(
-        self, run: Run, start: Tensor, z: Mapping[str, Tensor], batch: torch.Size, count: int, apart: bool = False
+    def _guard(
+        self, run: Run, start: Tensor, z: Mapping[str, Tensor], batch: torch.Size, *shape: Any, **apart: bool
     ) -> Tensor:
-        """What ``run`` gives for starts and unknowns, shape (*batch, count, k), with failures raised or rejected.
-
-        ``apart`` tells that the last but one dimension counts intervals, each with a start of its own.
-        """
-
-        def attempt(u: Tensor, z: Mapping[str, Tensor]) -> tuple[Tensor | None, str]:
-            try:
-                return run(u, z), "non-finite state"
-            except adaptive.StepFailure as error:
-                return None, str(error)
-
-        if not start.numel():
-            return start.new_empty((*batch, count, start.shape[-1]))
-        path, reason = attempt(start, z)
-        if path is not None and bool(torch.isfinite(path).all()):
-            return path
-        flat_start = start.reshape(-1, *start.shape[len(batch) :])
-        flat_z = {name: self._flatten(value, name, batch) for name, value in z.items()}
-
-        def attempt_rows(rows: Tensor) -> tuple[Tensor | None, str]:
-            return attempt(flat_start[rows], Named({name: value[rows] for name, value in flat_z.items()}))
-
-        everything = torch.arange(len(flat_start), device=start.device)
-        if path is None:
-            with torch.no_grad():
-                failed = offenders(attempt_rows, everything)
-        else:
-            failed = ~torch.isfinite(path).flatten(-2).all(-1).reshape(-1)
-        if self.on_failure == "reject":
-            good, states = everything[~failed], start.shape[-1]
-            # The survivors alone: a failed sample's infinities would turn shared gradients into NaN.
-            survivors, reason = attempt_rows(good) if len(good) else (start.new_empty((0, count, states)), reason)
-            if survivors is not None:
-                result = survivors.new_full((len(everything), count, states), math.nan)
-                return result.index_copy(0, good, survivors).reshape(*batch, count, states)
-        first = int(failed.nonzero()[0]) if bool(failed.any()) else 0
-        index = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), batch)) if batch else ()
-        if apart and path is not None:
-            lost = ~torch.isfinite(path).all(-1).reshape(-1, count)[first]
-            reason += f" in {int(lost.sum())} of its {count} intervals"
-        values = ", ".join(f"{name}={brief(value[first])}" for name, value in flat_z.items())
-        raise SolveError(
-            f"{self.method} failed for {int(failed.sum())} of {len(everything)} samples ({reason}), first at "
-            f"sample {index}: {values}; on_failure='reject' gives such draws no weight"
+        """What ``run`` gives, failures raised or rejected."""
+        return guarded(
+            run, start, z, batch, partial(flattened, self.event_dims), self.method, self.on_failure, *shape, **apart
         )
-
-    def _flatten(self, value: Tensor, name: str, batch: torch.Size) -> Tensor:
-        own = value.shape[value.dim() - self.event_dims.get(name, 0) :]
-        return value.expand((*batch, *own)).reshape(-1, *own)

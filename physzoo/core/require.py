@@ -14,6 +14,7 @@ from torch import Tensor
 
 LARGEST_SEED = 2**63 - 1  # what torch's generators take
 MOST = 10**9  # of anything that is counted
+MANY = 10**6  # a bound from which on messages tell of it only where it is passed
 LONGEST = 10**8  # steps, draws or particles that can be asked for
 HELD = 2**31  # numbers that one result may hold: 16 GiB
 LARGEST = 10**10  # entries of a tensor
@@ -44,7 +45,7 @@ def whole(name: str, value: Any, least: int, most: int = MOST) -> int:
     wrong = not isinstance(value, Integral) or isinstance(value, bool)
     if wrong or not least <= int(value) <= most:
         high = not wrong and int(value) > most
-        bounds = f"{least} to {most}" if most != MOST or high else f"a whole number of at least {least}"
+        bounds = f"{least} to {most}" if most < MANY or high else f"a whole number of at least {least}"
         raise ValueError(f"{name}: got {shown(value)}, expected {bounds}")
     return int(value)
 

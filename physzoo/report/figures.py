@@ -16,7 +16,7 @@ from ..core.files import replacing
 from .labels import Scalar, with_unit
 
 if TYPE_CHECKING:
-    from ..models.registry import Quantity
+    from ..models.recipe import Quantity
 
 Array = NDArray[np.float64]
 POSTERIOR, REFERENCE, PRIOR, DATA = "#1f6fb4", "#d1651a", "#8a8a8a", "#111111"

@@ -15,7 +15,7 @@ from .figures import DATA, POSTERIOR, REFERENCE, Array, _figure, _intervals, _le
 from .labels import with_unit
 
 if TYPE_CHECKING:
-    from ..models.registry import Quantity
+    from ..models.recipe import Quantity
 
 TITLES = {
     "full": "physics + dynamics + correction",

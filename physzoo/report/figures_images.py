@@ -11,7 +11,7 @@ from .figures import Array, _figure, _save
 from .labels import with_unit
 
 if TYPE_CHECKING:
-    from ..models.registry import Quantity
+    from ..models.recipe import Quantity
 
 TITLES = ("observed", "median of replicated data", "half width of their 90 % interval", "(observed - median) / sd")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from ..models.registry import Animal, Quantity
+from ..models.recipe import Quantity
+from ..models.registry import Animal
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 import typer
 
-from .folder import BadInput, disk_is_full
+from ..folder import BadInput, disk_is_full
 
 GOOD, FAILED, BAD, BROKEN = range(4)
 STATUSES = (
@@ -75,7 +75,7 @@ def run(command: Callable[[], Any], words: Sequence[str]) -> int:
         command: what to do; what it returns is the status where it is a number.
         words: the command line, to say how to go on.
     """
-    from .inference.warn import TrustWarning
+    from ..inference.warn import TrustWarning
 
     _fill_closed_streams()
     with warnings.catch_warnings(), Signals() as signals:
@@ -123,8 +123,8 @@ def _ended(error: BaseException, words: Sequence[str], came: signal.Signals | No
 
 def _broken(error: BaseException, where: str) -> str | None:
     """Say what broke; ``None`` for a checkpoint that is not of this run, which is the user's mistake."""
-    from .inference.fit.checkpoint import CheckpointError
-    from .inference.fit.guard import NonFiniteError
+    from ..inference.fit.checkpoint import CheckpointError
+    from ..inference.fit.guard import NonFiniteError
 
     if isinstance(error, CheckpointError):
         return None

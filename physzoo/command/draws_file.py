@@ -8,8 +8,9 @@ from typing import Any
 
 import h5py
 
-from .folder import POSTERIOR, BadInput, is_file, is_folder
-from .inference.references.result import Reference
+from ..folder import POSTERIOR, BadInput
+from ..inference.references.result import Reference
+from .paths import is_file, is_folder
 
 LARGEST = 2**32  # bytes that a file may declare; draws have a thousandth of that
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .folder import BadInput, disk_is_full, is_file, is_folder
+from ..folder import BadInput, disk_is_full
+from .paths import is_file, is_folder
 
 if TYPE_CHECKING:
-    from .models.datasets import Splits
+    from ..models.datasets import Splits
 
 
 def data(
@@ -31,7 +32,7 @@ def data(
 
     The file holds training, validation and test data, with their truths where they are known.
     """
-    from .models.datasets import SYSTEMS
+    from ..models.datasets import SYSTEMS
 
     # everything that can be refused is refused before the work
     if name not in SYSTEMS:
@@ -67,8 +68,8 @@ def data(
 
 def _check_target(out: Path, force: bool) -> None:
     """Refuse a target that is another thing, that would be written over, or where nothing can be written."""
-    from .core.files import replacing
-    from .models.datasets import Splits
+    from ..core.files import replacing
+    from ..models.datasets import Splits
 
     if out.suffix != ".npz" or is_folder(out):
         raise BadInput(f"--out: got '{out}', expected a file name that ends in .npz")

@@ -1,0 +1,1 @@
+"""Around the command line: where files and paths come from, and how a command ends."""
