@@ -47,7 +47,8 @@ from physzoo.inference.objectives import (
     Reweighted,
     SlicedWasserstein,
 )
-from physzoo.inference.references import Grid, grid
+from physzoo.inference.references import grid
+from physzoo.inference.references.quadrature import Grid
 from physzoo.models.linear_gaussian import LinearGaussian, exact_posterior, thermometers
 
 PARTICLES, ALONE, BATCH, SETS, REGION = 8, 512, 256, 64, 0.95

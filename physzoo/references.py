@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from .core.model_spec import Whitening
+from .core.model_spec import Gaussian
 from .folder import REFERENCE, BadInput, Folder
 from .inference.density.precision import in_double
-from .inference.modes.gaussian import laplace
-from .inference.references.hamiltonian import hmc
-from .inference.references.no_u_turn import nuts
 from .inference.references.result import Reference, summarise
-from .inference.references.tempering import smc
+from .inference.references.samplers import HMC, NUTS, SMC, reference
 from .inference.warn import TrustWarning
 from .task import Budget, Task
 
 
-def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whitening | None) -> Reference:
+def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Gaussian | None) -> Reference:
     """Return the reference posterior: closed form or exact draws where the animal has them, else by a sampler.
 
     One that an interrupted run left in the folder is taken over.
@@ -41,15 +38,14 @@ def make_reference(task: Task, budget: Budget, folder: Folder, whitening: Whiten
     return reference
 
 
-def _sampled(task: Task, budget: Budget, whitening: Whitening | None) -> Reference:
+def _sampled(task: Task, budget: Budget, whitening: Gaussian | None) -> Reference:
     """Draw by the sampler of the recipe."""
     model, data = in_double(task.model, task.data)  # learnt parts are float32
     options: dict[str, Any] = {"seed": task.options.seed, "progress": task.options.progress}
     if task.animal.recipe.reference == "smc":
-        return smc(model, data, particles=budget.particles, **options)
-    found = whitening or laplace(model, data, seed=task.options.seed)
-    options |= {"chains": budget.chains, "draws": budget.reference_draws, "warmup": budget.warmup}
-    return hmc(model, data, loc=found.loc, tril=found.tril, **options)
+        return reference(model, data, SMC(particles=budget.particles), **options)
+    sampler = HMC(chains=budget.chains, draws=budget.reference_draws, warmup=budget.warmup)
+    return reference(model, data, sampler, start=whitening, **options)
 
 
 def read_reference(path: Path) -> Reference:
@@ -66,25 +62,14 @@ def read_reference(path: Path) -> Reference:
         ) from None
 
 
-def confirm(task: Task, budget: Budget, whitening: Whitening) -> Reference:
+def confirm(task: Task, budget: Budget, whitening: Gaussian) -> Reference:
     """Draw a second reference with stock NUTS, four chains in two processes: a sampler that shares nothing with the first."""
-    start, _ = task.guide.sites.constrain(whitening.loc)
+    sampler = NUTS(draws=budget.nuts_draws, warmup=budget.nuts_warmup, workers=min(2, os.cpu_count() or 1))
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", TrustWarning
-        )  # few draws are meant: means are compared by their standard errors
-        return nuts(
-            task.model,
-            task.data,
-            chains=4,
-            draws=budget.nuts_draws,
-            warmup=budget.nuts_warmup,
-            initial=start,
-            inverse_mass=whitening.tril @ whitening.tril.T,
-            workers=min(2, os.cpu_count() or 1),
-            seed=task.options.seed,
-            progress=task.options.progress,
-        )
+        # few draws are meant: means are compared by their standard errors
+        warnings.simplefilter("ignore", TrustWarning)
+        options: dict[str, Any] = {"seed": task.options.seed, "progress": task.options.progress}
+        return reference(task.model, task.data, sampler, start=whitening, **options)
 
 
 def disagreement(first: Reference, second: Reference) -> float:

@@ -313,8 +313,8 @@ assert [found.passed for found in verdicts.values()] == [True, False, False, Fal
 #   gives the calibrated answer to the wrong question: check the posterior predictive against the real data.
 # - **Your data set.** Calibration is an average over the prior. Where your data lie in a corner that the
 #   prior rarely visits, look at $\hat k$ for your data (below 0.7, `physzoo.importance_resample` corrects
-#   most of what is off, but no mode that is missed), or at a reference (`physzoo.hmc`, `nuts`, `pcn`, `grid` in
-#   `physzoo.inference.references`; `physzoo.smc` where there may be several modes, of which chains see one).
+#   most of what is off, but no mode that is missed), or at a reference: `physzoo.reference(model, data)`
+#   by HMC, or with `physzoo.SMC()` where there may be several modes, of which chains see one.
 # - **Errors that cancel**: too wide for half of the data sets and too narrow for the other half. The
 #   data-dependent quantities see some of them, not all.
 #

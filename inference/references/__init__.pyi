@@ -1,8 +1,14 @@
 from .crank_nicolson import pcn as pcn
 from .hamiltonian import hmc as hmc
 from .no_u_turn import nuts as nuts
-from .quadrature import Grid as Grid
 from .quadrature import grid as grid
 from .result import Reference as Reference
 from .result import summarise as summarise
+from .samplers import HMC as HMC
+from .samplers import NUTS as NUTS
+from .samplers import PCN as PCN
+from .samplers import SMC as SMC
+from .samplers import Grid as Grid
+from .samplers import Sampler as Sampler
+from .samplers import reference as reference
 from .tempering import smc as smc

@@ -25,11 +25,14 @@ TURN: Any = constraints.interval(-math.pi, math.pi)
 
 
 @dataclass(frozen=True)
-class Whitening:
-    """The affine map u = loc + tril w from whitened to unconstrained coordinates, in the order of the model's sites."""
+class Gaussian:
+    """N(loc, tril tril') in unconstrained space, in the order of the model's sites: a start, or a whitening u = loc + tril w."""
 
     loc: Tensor
     tril: Tensor
+
+
+Whitening = Gaussian  # its name in version 0.1
 
 
 @dataclass(frozen=True)
