@@ -181,7 +181,7 @@ def test_factorisations_that_were_not_kept_are_made_again(monkeypatch):
     problem, w = small(), unknowns(5, 49, seed=1)
     z = unknowns(5, 16).requires_grad_()
     (expected,) = torch.autograd.grad(problem.solve(z), z, w)
-    monkeypatch.setattr("physzoo.physics.elliptic2d.KEPT", 2)
+    monkeypatch.setattr("physzoo.physics.elliptic.rectangle_autograd.KEPT", 2)
     (found,) = torch.autograd.grad(problem.solve(z), z, w)
     assert torch.equal(found, expected)
 
