@@ -97,26 +97,39 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 
 
-class _Loader(Loader):
-    """Makes a module whose attributes are those of others."""
+class _Moved(ModuleType):
+    """A module whose attributes are those of others, to be read and to be set."""
 
-    def __init__(self, homes: tuple[str, ...]) -> None:
-        self.homes = homes
+    def __init__(self, name: str, homes: Sequence[str]) -> None:
+        super().__init__(name)
+        self.__dict__["__homes__"] = homes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._home(name), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("__"):
+            self.__dict__[name] = value
+        else:
+            setattr(self._home(name), name, value)
+
+    def _home(self, name: str) -> ModuleType:
+        homes = self.__dict__["__homes__"]
+        for home in map(import_module, homes):
+            if not name.startswith("__") and hasattr(home, name):
+                return home
+        raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'; it has moved to {', '.join(homes)}")
+
+
+class _Loader(Loader):
+    """Makes the module of an old name."""
+
+    def __init__(self, homes: Sequence[str]) -> None:
+        self.homes = [f"{PACKAGE}.{home}" for home in homes]
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        now = [f"{PACKAGE}.{home}" for home in self.homes]
-        warnings.warn(f"{spec.name} has moved: import from {', '.join(now)}", DeprecationWarning, stacklevel=2)
-        module = ModuleType(spec.name)
-
-        def look_up(name: str) -> Any:
-            for home in now:
-                found = import_module(home)
-                if hasattr(found, name):
-                    return getattr(found, name)
-            raise AttributeError(f"module '{spec.name}' has no attribute '{name}'; it has moved to {', '.join(now)}")
-
-        module.__dict__["__getattr__"] = look_up
-        return module
+        warnings.warn(f"{spec.name} has moved: import from {', '.join(self.homes)}", DeprecationWarning, stacklevel=2)
+        return _Moved(spec.name, self.homes)
 
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing: all is looked up when it is asked for."""

@@ -168,7 +168,7 @@ def test_chunks_do_not_change_the_closed_numbers(monkeypatch: pytest.MonkeyPatch
     model, data, slope = example(30)
     options: Any = {"truths": {"slope": slope}, "draws": 3000, "bound": 3, "intervals": 3000}
     whole = evaluate(model, Exact(), data, **options)
-    monkeypatch.setattr("physzoo.inference.reconstruction.ENTRIES", 9 * 3000)
+    monkeypatch.setattr("physzoo.inference.evaluation.reconstruction.ENTRIES", 9 * 3000)
     parts = evaluate(model, Exact(), data, **options)
     assert parts.mae == pytest.approx(whole.mae, rel=0.01)
     assert parts.iwae == pytest.approx(whole.iwae, abs=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections import Counter
 
 import pytest
@@ -59,3 +60,14 @@ def test_a_module_that_has_moved_imports_and_says_where_it_is(old):
     assert getattr(module, name) is getattr(home, name)
     with pytest.raises(AttributeError, match="it has moved to"):
         _ = module.nothing
+
+
+def test_what_is_set_on_an_old_name_is_set_where_the_module_is(monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old = importlib.import_module("physzoo.inference.site_errors")
+    home = importlib.import_module("physzoo.inference.evaluation.site_errors")
+    monkeypatch.setattr(old, "wrapped", 3)
+    assert home.wrapped == 3
+    with pytest.raises(AttributeError, match="it has moved to"):
+        old.nothing = 1
