@@ -100,7 +100,8 @@ def locomotion_guide(
             PhysicsAlone(model), guide.physics, DataSets({"x": augmented(data, 8000, seed)}, batch_size=50),
             steps=physics_steps, learning_rate=3e-3, seed=seed, progress=False, max_skipped=10, warmup=0.02,
         )  # fmt: skip
-        drawn = guide.physics.sample({"x": data}, 32)
+        with seeded(seed):
+            drawn = guide.physics.sample({"x": data}, 32)
         rest = model.start_correction(data, joined(drawn, tuple(model.sites)).mean(0))
         encoder_of_rest.begin(rest)
     start_at(guide.codes, rest)

@@ -113,7 +113,6 @@ register(
             simulations=20_000,
             learning_rate=5e-4,
             options={"refine": 10, "tail": 4.0},
-            nuts=True,
         ),
         priors={name: f"LogNormal({middle:g}, {SPREAD:g})" for name, middle in RATES.items()},
         source="Lueckmann et al., arXiv:2101.04653, task Lotka-Volterra",

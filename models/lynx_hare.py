@@ -111,7 +111,6 @@ register(
             particles=128,
             learning_rate=3e-3,
             options={"tail": 10.0},
-            nuts=True,
         ),
         priors={
             "alpha": "Normal(1, 0.5) truncated to > 0",

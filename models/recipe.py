@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..core.require import flag, named, one_of, real, shown, whole
+from ..core.require import named, one_of, real, shown, whole
 
 OWN = "own"  # family and encoder of an animal that brings its own guide
 
@@ -60,7 +60,6 @@ class Recipe:
         learning_rate: Adam's initial step size.
         options: what else the family takes, e.g. {"tail": 8.0}; for the recipe's own family only.
         reference: sampler of the reference posterior: "hmc", around the largest mode, or "smc", for several modes.
-        nuts: whether ``physzoo run`` has stock NUTS confirm the reference (worth it where a gradient is cheap).
 
     Raises:
         ValueError: an objective, a start or a reference of another name, an objective that does not go with the encoder, or a
@@ -78,7 +77,6 @@ class Recipe:
     learning_rate: float = 1e-3
     options: Mapping[str, Any] = field(default_factory=dict)
     reference: Literal["hmc", "smc"] = "hmc"
-    nuts: bool = False
 
     def __post_init__(self) -> None:
         for name, words in (
@@ -95,7 +93,6 @@ class Recipe:
             if not (isinstance(value, str) and value) and not (value is None and name == "encoder"):
                 raise TypeError(f"{name}: got {shown(value)}, expected a name")
         named("options", self.options)
-        flag("nuts", self.nuts)
         many = self.encoder is not None
         if self.objective in (("reweighted",) if many else ("forward_kl", "mixture")):
             with_it = f"the encoder {self.encoder!r}" if many else "no encoder"

@@ -6,13 +6,13 @@ import json
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .command import endings
+from .command.certificates import certificate, certificates
 from .command.data import data
 from .command.paths import is_folder
 from .folder import BadInput
@@ -42,6 +42,12 @@ Device = Annotated[str | None, typer.Option(help="Where the fit runs: cpu, cuda,
 Quick = Annotated[bool, typer.Option("--quick", help="A tenth of the steps and few draws; not to be judged by.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in the folder.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew in a folder that holds a run: that one goes.")]
+Confirm = Annotated[
+    bool,
+    typer.Option(
+        "--confirm", help="Hold the reference against a second one, by stock NUTS: a minute more, or much more."
+    ),
+]
 
 
 def main() -> None:
@@ -76,19 +82,21 @@ def _common(
 
 
 @app.command("list")
-def list_animals() -> None:
-    """Every animal: physics, likelihoods, guide, certificate."""
+def list_animals(
+    long: Annotated[bool, typer.Option("--long", help="Also physics, likelihoods, guide and certificate.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON, for programs.")] = False,
+) -> None:
+    """Every animal: name, title, what was measured."""
+    from .command.listing import listed, print_long, print_table
     from .models.registry import get, names
 
-    found = certificates()
-    rows = [("name", "title", "physics", "likelihoods", "guide", "certificate")]
-    for name in names():
-        animal = get(name)
-        words = certificate(found.get(name))
-        rows.append((name, animal.title, animal.physics, ", ".join(animal.likelihoods), animal.guide, words))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    animals = [listed(get(name), certificates().get(name)) for name in names()]
+    if as_json:
+        print(json.dumps(animals, indent=2, ensure_ascii=False))
+    elif long:
+        print_long(animals)
+    else:
+        print_table(animals)
 
 
 @app.command()
@@ -138,12 +146,13 @@ def _with_options(action: Callable[[str, Path, RunOptions], None]) -> Callable[.
         quick: Quick = False,
         resume: Resume = False,
         overwrite: Overwrite = False,
+        confirm: Confirm = False,
     ) -> None:
         from .task import RunOptions
 
         # bars are for people; a log gets one line a step
         progress = sys.stderr is not None and sys.stderr.isatty()
-        action(name, out, RunOptions(guide, steps, seed, device, quick, resume, progress, overwrite))
+        action(name, out, RunOptions(guide, steps, seed, device, quick, resume, progress, overwrite, confirm))
 
     command.__name__, command.__doc__ = action.__name__, action.__doc__
     return command
@@ -236,24 +245,6 @@ def compare(
 
 
 app.command(epilog=endings.STATUSES)(data)
-
-
-def certificates() -> dict[str, dict[str, Any]]:
-    """Return the certificates that come with the package, animal -> certificate, empty if there are none."""
-    packaged = files("physzoo.models").joinpath("data/certificates.json")
-    if not packaged.is_file():
-        return {}
-    found = json.loads(packaged.read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) else {}
-
-
-def certificate(found: dict[str, Any] | None) -> str:
-    """Return a certificate in a few words, "-" where there is none."""
-    if not found:
-        return "-"
-    parts = [f"C2ST {found['c2st']:.3f}"] if isinstance(found.get("c2st"), float) else []
-    parts += [str(found[key]) for key in ("calibration", "date", "command") if found.get(key)]
-    return ", ".join(parts) or "-"
 
 
 if __name__ == "__main__":

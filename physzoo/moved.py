@@ -102,7 +102,7 @@ class _Moved(ModuleType):
 
     def __init__(self, name: str, homes: Sequence[str]) -> None:
         super().__init__(name)
-        self.__dict__["__homes__"] = homes
+        self.__dict__.update(__homes__=homes, __before__={})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._home(name), name)
@@ -110,8 +110,14 @@ class _Moved(ModuleType):
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("__"):
             self.__dict__[name] = value
-        else:
-            setattr(self._home(name), name, value)
+            return
+        home = self._home(name)
+        self.__dict__["__before__"].setdefault(name, getattr(home, name))
+        setattr(home, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Put back what was there before it was set."""
+        setattr(self._home(name), name, self.__dict__["__before__"].pop(name))
 
     def _home(self, name: str) -> ModuleType:
         homes = self.__dict__["__homes__"]

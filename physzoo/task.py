@@ -46,6 +46,7 @@ class RunOptions:
         resume: go on with what an interrupted run left in the folder.
         progress: show bars.
         overwrite: start anew in a folder that holds a run, which goes.
+        confirm: hold the reference against a second one, by stock NUTS.
     """
 
     guide: str | None = None
@@ -56,6 +57,7 @@ class RunOptions:
     resume: bool = False
     progress: bool = True
     overwrite: bool = False
+    confirm: bool = False
 
     def __post_init__(self) -> None:
         with _refused():
@@ -64,7 +66,7 @@ class RunOptions:
             if self.steps is not None:
                 whole("steps", self.steps, 1)
             whole("seed", self.seed, 0, 2**31 - 1)
-            for name in ("quick", "resume", "progress", "overwrite"):
+            for name in ("quick", "resume", "progress", "overwrite", "confirm"):
                 flag(name, getattr(self, name))
         if self.resume and self.overwrite:
             raise BadInput("--overwrite: got it together with --resume, expected one of the two")

@@ -71,17 +71,32 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_list_names_every_animal() -> None:
+def test_list_names_every_animal_in_a_hundred_columns() -> None:
     result = physzoo("list")
     assert result.returncode == 0
     rows = result.stdout.splitlines()
-    assert [row.split()[0] for row in rows] == ["name", *names()]
-    for name, row in zip(names(), rows[1:], strict=True):
-        assert get(name).physics in row
-        assert get(name).guide in row
-    certified = [row for row in rows[1:] if not row.endswith(" -")]
+    assert max(map(len, rows)) <= 100
+    assert [row.split()[0] for row in rows if not row.startswith(" ")][:-1] == ["name", *names()]
+    for name in names():
+        row = next(row for row in rows if row.startswith(f"{name} "))
+        assert get(name).title.split(",")[0].split(" of ")[0] in row
+        assert row.endswith(("measured", "-")) or re.search(r"C2ST 0\.\d{3}$", row)
+
+
+def test_list_tells_all_at_length_and_to_programs() -> None:
+    animals = json.loads(physzoo("list", "--json").stdout)
+    assert [animal["name"] for animal in animals] == list(names())
+    certified = [animal for animal in animals if animal["certificate"] != "-"]
     assert certified
-    assert all(re.search(r"20\d\d-\d\d-\d\d, python benchmarks/\w+\.py", row) for row in certified)
+    long = physzoo("list", "--long").stdout
+    assert max(map(len, long.splitlines())) <= 100
+    words = " ".join(long.split())
+    for animal in animals:
+        assert animal["physics"] == get(animal["name"]).physics
+        assert animal["guide"] in words
+    for animal in certified:
+        assert re.search(r"20\d\d-\d\d-\d\d, python benchmarks/\w+\.py", animal["certificate"])
+        assert " ".join(animal["certificate"].split()) in words
 
 
 @pytest.mark.parametrize("name", names())
@@ -291,7 +306,9 @@ def test_run_and_fit_offer_the_same_options() -> None:
         for command in ("run", "fit")
     ]
     assert options[0] == options[1]
-    assert {"--guide", "--steps", "--seed", "--device", "--quick", "--resume", "--overwrite"} <= set(options[0])
+    assert {"--guide", "--steps", "--seed", "--device", "--quick", "--resume", "--overwrite", "--confirm"} <= set(
+        options[0]
+    )
 
 
 def test_compare_with_itself_finds_nothing(fitted: Path) -> None:

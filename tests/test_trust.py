@@ -19,7 +19,8 @@ from physzoo.inference.calibration import calibrate_draws, data_checks
 from physzoo.inference.importance import importance_resample, k_hat, smoothed, weights_of
 from physzoo.inference.posterior import posterior
 from physzoo.inference.references import Reference, grid, hmc, nuts, pcn, smc
-from physzoo.inference.warn import TrustWarning, warn_of
+from physzoo.inference.references.result import warn_of
+from physzoo.inference.warn import TrustWarning
 
 MODEL = Linear()
 DATA = {"y": simulate(MODEL, 1, seed=3)["y"][0]}
