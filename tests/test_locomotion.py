@@ -193,3 +193,14 @@ def test_contract(kind, strides):
         traced = poutine.trace(guide).get_trace(x=strides[0])
     assert set(model.codes) <= set(traced.nodes)
     check_model(model, {"x": strides[0]})
+
+
+def test_model_and_guide_start_from_the_seed_whatever_the_global_generator_is_at(strides):
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(0)
+        model = Locomotion().double()
+        torch.manual_seed(seed)
+        guide = locomotion_guide(model, {"x": strides[0]}, data=strides, simulations=64, physics_steps=2)
+        found.append([*model.state_dict().values(), *guide.state_dict().values()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
