@@ -62,7 +62,7 @@ def read_reference(path: Path) -> Reference:
         ) from None
 
 
-def confirm(task: Task, budget: Budget, whitening: Gaussian) -> Reference:
+def confirm(task: Task, budget: Budget, whitening: Gaussian | None) -> Reference:
     """Draw a second reference with stock NUTS, four chains in two processes: a sampler that shares nothing with the first."""
     sampler = NUTS(draws=budget.nuts_draws, warmup=budget.nuts_warmup, workers=min(2, os.cpu_count() or 1))
     with warnings.catch_warnings():

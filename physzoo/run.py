@@ -81,7 +81,7 @@ def run(name: str, out: str | Path, options: RunOptions | None = None, say: Say 
                 else f"{reference.method}, R-hat {reference.r_hat:.3f}, {reference.ess:.0f} effective draws"
             )
         confirmation = None
-        if options.confirm and whitening is not None:
+        if options.confirm:
             with clock("nuts") as note:
                 confirmation = confirm(task, budget, whitening)
                 note(f"means within {disagreement(reference, confirmation):.1f} standard errors of the reference's")
