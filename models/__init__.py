@@ -1,28 +1,17 @@
 """The animals: one file, one system. ``names()`` lists them, ``get(name)`` fetches one."""
 
 from importlib import import_module
-from types import ModuleType
+from typing import Any
 
-from .contract import Check, ContractError, check_model, parametrize_with_checks
-from .recipe import Quantity, Recipe
-from .registry import Animal, get, names, register
+import lazy_loader
 
-__all__ = [
-    "Animal",
-    "Check",
-    "ContractError",
-    "Quantity",
-    "Recipe",
-    "check_model",
-    "get",
-    "names",
-    "parametrize_with_checks",
-    "register",
-]
+_public, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a module of this room when it is first asked for."""
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: a public name, or a module of this room."""
+    if name in __all__:
+        return _public(name)
     full = f"{__name__}.{name}"
     try:
         if not name.startswith("__"):

@@ -87,16 +87,14 @@ def list_animals(
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON, for programs.")] = False,
 ) -> None:
     """Every animal: name, title, what was measured."""
-    from .command.listing import listed, print_long, print_table
-    from .models.registry import get, names
+    from .command.listing import animals, print_long, print_table
 
-    animals = [listed(get(name), certificates().get(name)) for name in names()]
     if as_json:
-        print(json.dumps(animals, indent=2, ensure_ascii=False))
+        print(json.dumps(animals(), indent=2, ensure_ascii=False))
     elif long:
-        print_long(animals)
+        print_long(animals())
     else:
-        print_table(animals)
+        print_table(animals())
 
 
 @app.command()

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from physzoo.cli import main
+from physzoo.command import listing
 from physzoo.models import get, names
 from physzoo.models.datasets import SYSTEMS, Splits
 
@@ -81,6 +82,14 @@ def test_list_names_every_animal_in_a_hundred_columns() -> None:
         row = next(row for row in rows if row.startswith(f"{name} "))
         assert get(name).title.split(",")[0].split(" of ")[0] in row
         assert row.endswith(("measured", "-")) or re.search(r"C2ST 0\.\d{3}$", row)
+
+
+def test_the_list_needs_no_torch_and_says_what_the_animals_say() -> None:
+    packaged = json.loads((Path(__file__).parents[1] / "models" / "data" / "animals.json").read_text())
+    assert packaged == listing.registered()
+    script = "import sys; sys.argv[1:] = ['list']; from physzoo.cli import _command; _command(['list']); print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "False", found.stderr
 
 
 def test_list_tells_all_at_length_and_to_programs() -> None:

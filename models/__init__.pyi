@@ -1,0 +1,10 @@
+from .contract import Check as Check
+from .contract import ContractError as ContractError
+from .contract import check_model as check_model
+from .contract import parametrize_with_checks as parametrize_with_checks
+from .recipe import Quantity as Quantity
+from .recipe import Recipe as Recipe
+from .registry import Animal as Animal
+from .registry import get as get
+from .registry import names as names
+from .registry import register as register
