@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -9,7 +12,9 @@ import torch
 
 import physzoo
 from physzoo import HMC, NUTS, PCN, SMC, Gaussian, Grid
-from physzoo.inference.references import Reference, hmc
+from physzoo.inference.density import Latents
+from physzoo.inference.references import Reference, grid, hmc
+from physzoo.inference.warn import TrustWarning
 
 QUIET = {"progress": False}
 Y = torch.tensor([0.8, 1.0, 1.2])
@@ -87,3 +92,50 @@ def test_the_old_names_say_what_replaces_them():
     with pytest.warns(DeprecationWarning, match=r"physzoo.nuts: call physzoo.reference\(model, data, physzoo.NUTS"):
         physzoo.nuts(model, {"y": Y}, chains=1, draws=5, warmup=5, **QUIET)
     assert physzoo.Whitening is Gaussian
+
+
+def square(noise):
+    def model(y=None):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0, dtype=torch.float64), 1.0))
+        return pyro.sample("y", dist.Normal(z**2, noise), obs=y)
+
+    return model
+
+
+HEIGHT = {"y": torch.tensor(0.8, dtype=torch.float64)}
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.01])
+def test_a_grid_is_laid_again_until_narrow_modes_far_apart_are_resolved(noise):
+    z = np.linspace(-3, 3, 1_000_001)
+    weight = np.exp(-0.5 * z**2 - 0.5 * ((0.8 - z**2) / noise) ** 2)
+    weight /= weight.sum()
+    mean = weight @ np.abs(z)
+    sd = np.sqrt(weight @ (np.abs(z) - mean) ** 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = physzoo.reference(square(noise), HEIGHT, Grid(draws=40_000), **QUIET)
+    draws = np.abs(found.draws["z"])
+    assert draws.std() == pytest.approx(sd, rel=4 / np.sqrt(2 * 40_000) + 0.005)
+    assert found.draws["z"].shape == (4, 10_000)
+    assert found.trusted()
+
+
+def test_cells_are_judged_beside_each_mode_and_not_beside_their_distance():
+    with pytest.warns(TrustWarning, match="wide beside the posterior"):
+        grid(square(0.1), HEIGHT).reference(Latents.of(square(0.1), HEIGHT))
+    with pytest.warns(TrustWarning, match="cells wider than the posterior along z"):
+        grid(square(0.01), HEIGHT)
+
+
+def test_laplace_and_the_chains_that_start_there_tell_of_a_second_mode():
+    with pytest.warns(TrustWarning, match="a second mode of like height"):
+        physzoo.reference(square(0.1), HEIGHT, HMC(chains=2, draws=5, warmup=20), **QUIET)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        physzoo.laplace(model, {"y": Y})
+
+
+def test_a_start_of_another_model_is_told_of_by_its_name():
+    with pytest.raises(ValueError, match=r"start: loc: got shape \(2,\), expected \(1,\)"):
+        physzoo.reference(model, {"y": Y}, HMC(), start=Gaussian(torch.zeros(2), torch.eye(2)), **QUIET)

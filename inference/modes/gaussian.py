@@ -24,6 +24,7 @@ from .ascent import ascend
 
 WIDER = 5.0  # times the prior's spread, from which on a direction counts as flat
 NO_MODE = 1.0  # change of the log density over one sd, from which on a point is no mode
+APART, LIKE = 6.0, 3.0  # sd between modes, and nats between their heights, from which on both are worth telling
 SAME = 0.2  # sd between two ends of climbs of the same mode
 STEP, STEP_SINGLE = 1e-3, 3e-2  # of differences of gradients, in sd given the other unknowns; of densities in float32
 ROUNDING = 1e4 * torch.finfo(torch.float64).eps  # least step relative to the unknown itself, whose digits end
@@ -67,7 +68,8 @@ def laplace(
         ValueError: no prior draw has a finite density, or the density has no mode.
 
     Warns:
-        TrustWarning: the climbs ended near a mode and not at it, or the density does not fall in some direction.
+        TrustWarning: the climbs ended near a mode and not at it, the density does not fall in some direction, or there is a
+            second mode.
     """
     real("floor", floor, 0.0, 1.0, "a number between 0 and 1")
     around = _tops(model, data, starts, climbers, candidates, seed)
@@ -80,7 +82,18 @@ def laplace(
         _warn_of_flat(
             [block.name for block in around.sites.blocks if flat[block.start : block.start + block.size].any()]
         )
+    elif _other_mode(around, tril):
+        warn(
+            "laplace: got a second mode of like height, expected one: this Gaussian, and chains that start from it, know of one alone; "
+            "use laplace_mixture, or smc",
+        )
     return Whitening(top, tril)
+
+
+def _other_mode(around: _Around, tril: Tensor) -> bool:
+    """Whether another climb ended far from the highest, not much lower."""
+    away = torch.linalg.solve_triangular(tril, (around.tops - around.tops[0]).T, upper=False).norm(dim=0)
+    return bool(((away > APART) & (around.heights > around.heights[0] - LIKE)).any())
 
 
 def _warn_of_flat(names: list[str]) -> None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from ...core.arguments import Data
 from ...core.model_spec import Gaussian
-from ...core.require import flag, shown
+from ...core.require import LONGEST, flag, shown, whole
 from ..density.latents import Latents
 from ..modes.gaussian import laplace
+from ..warn import TrustWarning
 from .crank_nicolson import pcn
 from .hamiltonian import hmc
 from .no_u_turn import nuts
-from .quadrature import grid
-from .result import Reference
+from .quadrature import JAGGED, grid, warn_of_grid
+from .result import Reference, summarise
 from .tempering import smc
 
 Model = Callable[..., Any]
+CHAINS = 4  # to which independent draws are dealt, for R-hat
+FINEST = (8000, 1000)  # points per axis of a grid of one unknown, of two
 
 
 @runtime_checkable
@@ -35,6 +39,8 @@ class Sampler(Protocol):
 @dataclass(frozen=True)
 class HMC:
     """Hamiltonian Monte Carlo, all chains in one batch; starts at ``start``, by default the Laplace approximation.
+
+    All chains stay in the mode where they start, and R-hat does not show that there are others: take ``SMC`` where there may be.
 
     Attributes:
         chains, draws, warmup: chains, kept draws of each, adaptation steps.
@@ -66,6 +72,8 @@ class HMC:
 @dataclass(frozen=True)
 class NUTS:
     """Pyro's No-U-Turn sampler; with a ``start`` the chains are scattered about it and move in its units.
+
+    A chain stays in the mode where it starts: take ``SMC`` where there may be several.
 
     Attributes:
         chains, draws, warmup: chains, kept draws of each, adaptation steps.
@@ -155,10 +163,12 @@ class SMC:
 
 @dataclass(frozen=True)
 class Grid:
-    """Quadrature on a grid of one or two scalar unknowns; the draws are independent.
+    """Quadrature on a grid of one or two scalar unknowns; the draws are independent, dealt to four chains.
+
+    Where cells are wide beside the posterior, the grid is laid again around its mass with twice the points, up to ``FINEST``.
 
     Attributes:
-        points: cells per axis.
+        points: cells per axis to begin with.
         width: the grid reaches this many prior standard deviations to both sides of the prior mean.
         bounds: (low, high) per axis in unconstrained space instead.
         chunk: at most this many points are evaluated at once.
@@ -179,9 +189,19 @@ class Grid:
         """Return the draws with their summary."""
         _one_data_set("Grid", datasets)
         _no_start("Grid", start)
-        options = {name: value for name, value in vars(self).items() if name != "draws"}
-        found = grid(model, data, **options, seed=seed)
-        return found.reference(Latents.of(model, data), self.draws, seed)
+        count = whole("draws", self.draws, 4 * CHAINS, LONGEST) // CHAINS * CHAINS
+        points, bounds = self.points, self.bounds
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", TrustWarning)  # told below, of the last grid
+            found = grid(model, data, points=points, width=self.width, bounds=bounds, chunk=self.chunk, seed=seed)
+            finest = FINEST[len(found.names) - 1]
+            while max(found.roughness.values()) > JAGGED and points < finest:
+                points, bounds = min(2 * points, finest), found.inside
+                found = grid(model, data, points=points, bounds=bounds, chunk=self.chunk, seed=seed)
+        warn_of_grid(found)
+        drawn = found.reference(Latents.of(model, data), count, seed)
+        draws = {name: value.reshape(CHAINS, -1, *value.shape[2:]) for name, value in drawn.draws.items()}
+        return replace(drawn, draws=draws, summary=summarise(draws))
 
 
 def reference(
@@ -210,8 +230,8 @@ def reference(
         Draws, their summary with R-hat and effective sizes, and how they were made.
 
     Raises:
-        TypeError: no sampler, or no start.
-        ValueError: an option out of range, or one that the sampler does not take.
+        TypeError: ``sampler`` is no sampler, or ``start`` no Gaussian.
+        ValueError: an option out of range, a start of another model, or one for a sampler that takes none.
 
     Warns:
         TrustWarning: R-hat above 1.01, fewer than 400 effective draws, or divergences; with what to do.
@@ -222,7 +242,12 @@ def reference(
     if start is not None and not isinstance(start, Gaussian):
         raise TypeError(f"start: got {shown(start)}, expected a Gaussian with loc and tril, as laplace returns")
     flag("datasets", datasets)
-    return (HMC() if sampler is None else sampler).draw(model, data, start, datasets, seed, progress)
+    try:
+        return (HMC() if sampler is None else sampler).draw(model, data, start, datasets, seed, progress)
+    except ValueError as error:
+        if start is not None and str(error).startswith(("loc: ", "tril: ", "inverse_mass: ", "flat: ")):
+            raise ValueError(f"start: {error}") from None
+        raise
 
 
 def _one_data_set(name: str, datasets: bool) -> None:
