@@ -178,9 +178,10 @@ def _load() -> None:
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all animals, those of other installed packages included."""
+    """Return the names of all animals: the zoo's own in its order, then those of other installed packages."""
     _load()
-    return tuple(_ANIMALS)
+    own = [name for name in IN_THE_ZOO if name in _ANIMALS]
+    return (*own, *(name for name in _ANIMALS if name not in IN_THE_ZOO))
 
 
 def get(name: str) -> Animal:
