@@ -36,7 +36,7 @@ LEGITIMATE: list[tuple[str, str, str, str]] = [
     (
         "*",
         "progress | prior | classify | adapt | full | energy | corrected | compile | nuts | "
-        "quick | resume | overwrite | raises | "
+        "quick | resume | overwrite | confirm | raises | "
         "linear | dream_codes | validate_args",
         "True",
         "a flag",
