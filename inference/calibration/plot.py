@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...core.files import replacing
-from ...core.require import shown as told
+from ...core.require import shown
 from ..importance import USABLE
 from .sbc import ecdf
 
@@ -50,7 +50,7 @@ def plot_calibration(check: Checked, path: str | Path) -> Path:
     from matplotlib.figure import Figure
 
     if not isinstance(path, str | Path):
-        raise TypeError(f"path: got {told(path)}, expected a path that ends in .png")
+        raise TypeError(f"path: got {shown(path)}, expected a path that ends in .png")
     target = Path(path)
     if target.suffix.lower() != ".png":
         raise ValueError(f"path: got '{target.name}', expected a name that ends in .png")

@@ -1,6 +1,6 @@
 """Numerical side of the finite elements: compiled forms, one matrix, its factorisations, Newton's method.
 
-Works on numpy arrays and writes every result in place. Imports dolfinx; ``fem.FEMProblem`` imports this
+Works on numpy arrays and writes every result in place. Imports dolfinx; ``problem.FEMProblem`` imports this
 module when a problem is built.
 """
 

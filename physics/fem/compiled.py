@@ -1,4 +1,4 @@
-"""Compiled forms and factorisations that write in place. Imports dolfinx, see ``fem_assembly``."""
+"""Compiled forms and factorisations that write in place. Imports dolfinx, see ``assembly``."""
 
 # UFL and dolfinx annotate with unions of all that an operation might return.
 # pyright: reportArgumentType=false

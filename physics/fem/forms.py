@@ -1,6 +1,6 @@
 """Symbolic side of the finite elements: one quadrature degree, derivatives of a form, elements cut apart.
 
-Imports dolfinx; ``fem.FEMProblem`` imports this module when a problem is built.
+Imports dolfinx; ``problem.FEMProblem`` imports this module when a problem is built.
 """
 
 # UFL and dolfinx annotate with unions of all that an operation might return.

@@ -1,4 +1,4 @@
-"""log|det dr/du| of an assembled system and its gradients. Imports dolfinx, see ``fem_assembly``."""
+"""log|det dr/du| of an assembled system and its gradients. Imports dolfinx, see ``assembly``."""
 
 # UFL and dolfinx annotate with unions of all that an operation might return.
 # pyright: reportArgumentType=false, reportReturnType=false, reportCallIssue=false

@@ -1,4 +1,4 @@
-"""Point sensors on a finite-element state: H as a sparse table. Imports dolfinx, see ``fem_assembly``."""
+"""Point sensors on a finite-element state: H as a sparse table. Imports dolfinx, see ``assembly``."""
 
 # UFL and dolfinx annotate with unions of all that an operation might return.
 # pyright: reportAttributeAccessIssue=false, reportOptionalSubscript=false

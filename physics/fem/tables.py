@@ -7,7 +7,7 @@ At the quadrature points q of all cells every field and every derivative in the 
 with c_t the coefficient of the test function's value or derivative t in the integrand (``fem_integrand``) and w the weights
 times the Jacobian's determinant. Derivatives of linear elements on triangles are constant on a cell and tabulated once there.
 
-Imports dolfinx; ``fem.FEMProblem`` imports this module when a problem is built.
+Imports dolfinx; ``problem.FEMProblem`` imports this module when a problem is built.
 """
 
 # UFL and dolfinx annotate with unions of all that an operation might return.

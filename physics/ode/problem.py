@@ -163,7 +163,7 @@ class ODEProblem(Problem):
         return self._flow(initial, unknowns, self._knots(initial))[..., -len(self.times) :, :]
 
     def _parallel(self, unknowns: Mapping[str, Tensor]) -> Tensor:
-        """The trajectory without a graph, and then its gradient by ``ode_gradient``."""
+        """The trajectory without a graph, and then its gradient by ``gradient``."""
         with torch.no_grad():
             path = self._path(unknowns)
         if not bool(torch.isfinite(path).all()):
